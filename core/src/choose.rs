@@ -1,0 +1,171 @@
+//! Where one request goes: route, affinity, ring, availability. No I/O, and the same answer on
+//! every node that has the same epoch.
+
+use http::HeaderMap;
+
+use crate::affinity::{COOKIE_NAME, Pin, SessionId, cookies};
+use crate::ring;
+use crate::route::Route;
+use crate::spec::Affinity;
+use crate::table::{PoolTable, Table};
+
+/// What this node sees of the endpoints at this moment; places are those of the pool's table.
+pub trait Availability {
+    /// Whether a request may be sent there now. `pinned` says that its session lives there.
+    fn admits(&self, endpoint: usize, pinned: bool) -> bool;
+    /// Requests in flight, to compare two endpoints.
+    fn in_flight(&self, endpoint: usize) -> u64;
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// The endpoint's place in the pool's table.
+    pub endpoint: usize,
+    pub placement: Placement,
+    /// The pin to seal into a cookie with the response.
+    pub pin: Option<Pin>,
+}
+
+/// How the endpoint was found; the access log's `affinity`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// The request has nothing that keeps it anywhere.
+    Unkeyed,
+    /// The first on the ring for the request's key.
+    Keyed,
+    /// A session begins.
+    New,
+    /// The session's pin was honoured.
+    Kept,
+    /// The session, or the key, had to go elsewhere.
+    Moved(MoveReason),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MoveReason {
+    /// The endpoint has been removed.
+    Gone,
+    /// It drains, or has drained.
+    Draining,
+    /// This node cannot reach it.
+    Unavailable,
+}
+
+impl Placement {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Placement::Unkeyed => "none",
+            Placement::Keyed => "key",
+            Placement::New => "new",
+            Placement::Kept => "kept",
+            Placement::Moved(MoveReason::Gone) => "moved:gone",
+            Placement::Moved(MoveReason::Draining) => "moved:draining",
+            Placement::Moved(MoveReason::Unavailable) => "moved:unavailable",
+        }
+    }
+}
+
+/// No endpoint of the pool may be used now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoEndpoint;
+
+/// What a choice needs to know of the moment.
+pub struct Moment<'a> {
+    /// Unix time in seconds, for the pin.
+    pub now: u32,
+    /// Places that have failed for this request.
+    pub tried: &'a [usize],
+    /// The session that an earlier choice for this request began: a retry goes on with it.
+    pub session: Option<SessionId>,
+}
+
+/// Chooses an endpoint of the route's pool. `random` gives 64 random bits a call.
+pub fn choose(
+    table: &Table,
+    route: &Route,
+    headers: &HeaderMap,
+    moment: &Moment<'_>,
+    available: &impl Availability,
+    random: &mut impl FnMut() -> u64,
+) -> Result<Choice, NoEndpoint> {
+    let pool = &table.pools[route.pool];
+    let admits = |place: usize, pinned: bool| !moment.tried.contains(&place) && available.admits(place, pinned);
+    match &route.spec.affinity {
+        Affinity::None {} => unkeyed(pool, available, admits, random),
+        Affinity::Cookie => by_pin(table, pool, headers, moment, admits, random),
+        Affinity::AppCookie { name } => match cookies(headers, name.as_str()).next() {
+            Some(value) => keyed(pool, value, admits),
+            None => unkeyed(pool, available, admits, random),
+        },
+        Affinity::Header { name } => match headers.get(name.header()) {
+            Some(value) => keyed(pool, value.as_bytes(), admits),
+            None => unkeyed(pool, available, admits, random),
+        },
+    }
+}
+
+/// The less busy of two drawn at random, or whichever is left.
+fn unkeyed(
+    pool: &PoolTable,
+    available: &impl Availability,
+    admits: impl Fn(usize, bool) -> bool,
+    random: &mut impl FnMut() -> u64,
+) -> Result<Choice, NoEndpoint> {
+    // Two positions on the ring are two draws by weight.
+    let draw = |position: u64| pool.ring.walk(position).map(|i| i as usize).find(|i| admits(*i, false));
+    let first = draw(random()).ok_or(NoEndpoint)?;
+    let second = draw(random()).unwrap_or(first);
+    let endpoint = if available.in_flight(second) < available.in_flight(first) { second } else { first };
+    Ok(Choice { endpoint, placement: Placement::Unkeyed, pin: None })
+}
+
+fn keyed(pool: &PoolTable, key: &[u8], admits: impl Fn(usize, bool) -> bool) -> Result<Choice, NoEndpoint> {
+    for (hops, place) in pool.ring.walk(ring::position(key)).enumerate() {
+        let endpoint = place as usize;
+        if admits(endpoint, false) {
+            let placement = if hops == 0 { Placement::Keyed } else { Placement::Moved(MoveReason::Unavailable) };
+            return Ok(Choice { endpoint, placement, pin: None });
+        }
+    }
+    Err(NoEndpoint)
+}
+
+fn by_pin(
+    table: &Table,
+    pool: &PoolTable,
+    headers: &HeaderMap,
+    moment: &Moment<'_>,
+    admits: impl Fn(usize, bool) -> bool,
+    random: &mut impl FnMut() -> u64,
+) -> Result<Choice, NoEndpoint> {
+    let mut placement = Placement::New;
+    let mut session = moment.session;
+    // Routes with different paths have cookies of one name: the one for this pool counts.
+    let pins = cookies(headers, COOKIE_NAME).filter_map(|value| table.sealer.open(value));
+    for pin in pins.filter(|pin| pin.pool == pool.id).take(1) {
+        session = Some(pin.session);
+        let reason = match pool.find(pin.endpoint) {
+            None => MoveReason::Gone,
+            Some(place) if !pool.endpoints[place].takes_pinned_sessions() => MoveReason::Draining,
+            Some(place) if !admits(place, true) => MoveReason::Unavailable,
+            Some(place) => return Ok(Choice { endpoint: place, placement: Placement::Kept, pin: None }),
+        };
+        placement = Placement::Moved(reason);
+    }
+    let session = session.unwrap_or_else(|| new_session(random));
+    let mut walk = pool.ring.walk(ring::position(&session.0)).map(|i| i as usize);
+    let endpoint = walk.find(|place| admits(*place, false)).ok_or(NoEndpoint)?;
+    let entry = &pool.endpoints[endpoint];
+    let pin = Pin { session, pool: pool.id, endpoint: entry.id, revision: entry.revision, issued: moment.now };
+    Ok(Choice { endpoint, placement, pin: Some(pin) })
+}
+
+fn new_session(random: &mut impl FnMut() -> u64) -> SessionId {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&random().to_be_bytes());
+    id[8..].copy_from_slice(&random().to_be_bytes());
+    SessionId(id)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+use std::cell::Cell;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::affinity::{CookieKey, KeySecret};
+use crate::command::{Command, DrainMode, Proposal};
+use crate::id::{Epoch, Name};
+use crate::spec::PoolSpec;
+use crate::state::State;
+
+struct All;
+
+impl Availability for All {
+    fn admits(&self, _: usize, _: bool) -> bool {
+        true
+    }
+
+    fn in_flight(&self, _: usize) -> u64 {
+        0
+    }
+}
+
+struct Without(usize);
+
+impl Availability for Without {
+    fn admits(&self, endpoint: usize, _: bool) -> bool {
+        endpoint != self.0
+    }
+
+    fn in_flight(&self, _: usize) -> u64 {
+        0
+    }
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn fleet(endpoints: usize, affinity: serde_json::Value) -> State {
+    let mut state = State::default();
+    let mut commands = vec![Command::PutPool { name: name("p"), spec: PoolSpec::default() }];
+    for i in 0..endpoints {
+        let spec = serde_json::from_value(serde_json::json!({ "address": format!("h{i}:1") })).unwrap();
+        commands.push(Command::PutEndpoint { pool: name("p"), name: name(&format!("e{i}")), spec });
+    }
+    let spec = serde_json::from_value(serde_json::json!({ "pool": "p", "affinity": affinity })).unwrap();
+    commands.push(Command::PutRoute { name: name("r"), spec });
+    let key = CookieKey { id: 1, secret: KeySecret([3; 32]), promoted: true };
+    commands.push(Command::PutCookieKey { key });
+    apply(&mut state, Command::Batch { commands });
+    state
+}
+
+fn apply(state: &mut State, command: Command) {
+    let epoch = Epoch(state.epoch.map_or(1, |e| e.0 + 1));
+    let outcome = state.apply(epoch, &Proposal { at_ms: 0, key: None, command });
+    assert!(matches!(outcome, crate::state::Outcome::Applied { .. }), "{outcome:?}");
+}
+
+fn drain(state: &mut State, endpoint: &str, mode: DrainMode) {
+    let reason = String::new();
+    apply(state, Command::StartDrain { pool: name("p"), endpoint: name(endpoint), mode, deadline_ms: None, reason });
+}
+
+fn request(cookie: Option<&str>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    if let Some(cookie) = cookie {
+        headers.insert("cookie", cookie.parse().unwrap());
+    }
+    headers
+}
+
+fn pick(table: &Table, headers: &HeaderMap, available: &impl Availability, seed: u64) -> Result<Choice, NoEndpoint> {
+    let route = table.route("any", "/").unwrap();
+    let state = Cell::new(seed);
+    let mut random = || {
+        state.set(state.get().wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407));
+        state.get() ^ (state.get() >> 29)
+    };
+    choose(table, route, headers, &Moment { now: 1, tried: &[], session: None }, available, &mut random)
+}
+
+/// Begins a session and gives its cookie.
+fn begin(table: &Table, seed: u64) -> (usize, String) {
+    let choice = pick(table, &request(None), &All, seed).unwrap();
+    assert_eq!(choice.placement, Placement::New);
+    let cookie = table.sealer.seal(choice.pin.unwrap(), [1; 12]).unwrap();
+    (choice.endpoint, format!("tidelock={cookie}"))
+}
+
+#[test]
+fn scaling_up_moves_no_session() {
+    let mut state = fleet(3, serde_json::json!({ "kind": "cookie" }));
+    let before = Table::compile(&state, None);
+    let sessions: Vec<(usize, String)> = (0..100).map(|seed| begin(&before, seed)).collect();
+    let spec = serde_json::from_value(serde_json::json!({ "address": "new:1" })).unwrap();
+    apply(&mut state, Command::PutEndpoint { pool: name("p"), name: name("e9"), spec });
+    let after = Table::compile(&state, Some(&before));
+    for (home, cookie) in sessions {
+        let choice = pick(&after, &request(Some(&cookie)), &All, 7).unwrap();
+        assert_eq!((choice.endpoint, choice.placement, choice.pin), (home, Placement::Kept, None));
+    }
+}
+
+#[test]
+fn a_drain_in_sessions_mode_keeps_pins_and_takes_no_new_ones() {
+    let mut state = fleet(3, serde_json::json!({ "kind": "cookie" }));
+    let before = Table::compile(&state, None);
+    let sessions: Vec<(usize, String)> = (0..50).map(|seed| begin(&before, seed)).collect();
+    drain(&mut state, "e1", DrainMode::Sessions);
+    let after = Table::compile(&state, Some(&before));
+    for (home, cookie) in &sessions {
+        let choice = pick(&after, &request(Some(cookie)), &All, 7).unwrap();
+        assert_eq!((choice.endpoint, choice.placement), (*home, Placement::Kept));
+    }
+    for seed in 0..50 {
+        assert_ne!(begin(&after, seed).0, 1);
+    }
+}
+
+#[test]
+fn a_drain_in_streams_mode_moves_each_session_once_and_alike_everywhere() {
+    let mut state = fleet(3, serde_json::json!({ "kind": "cookie" }));
+    let before = Table::compile(&state, None);
+    let sessions: Vec<(usize, String)> = (0..50).map(|seed| begin(&before, seed)).collect();
+    drain(&mut state, "e1", DrainMode::Streams);
+    let here = Table::compile(&state, Some(&before));
+    let there = Table::compile(&State::decode(&state.encode()).unwrap(), None);
+    for (home, cookie) in &sessions {
+        let choice = pick(&here, &request(Some(cookie)), &All, 7).unwrap();
+        if *home != 1 {
+            assert_eq!((choice.endpoint, choice.placement), (*home, Placement::Kept));
+            continue;
+        }
+        assert_eq!(choice.placement, Placement::Moved(MoveReason::Draining));
+        let elsewhere = pick(&there, &request(Some(cookie)), &All, 99).unwrap();
+        assert_eq!(elsewhere.endpoint, choice.endpoint, "every node picks the same new home");
+        let moved = format!("tidelock={}", here.sealer.seal(choice.pin.unwrap(), [2; 12]).unwrap());
+        assert_eq!(pick(&here, &request(Some(&moved)), &All, 5).unwrap().placement, Placement::Kept);
+    }
+}
+
+#[test]
+fn an_unreachable_home_is_left_for_the_next_on_the_ring() {
+    let table = Table::compile(&fleet(3, serde_json::json!({ "kind": "cookie" })), None);
+    let (home, cookie) = begin(&table, 1);
+    let choice = pick(&table, &request(Some(&cookie)), &Without(home), 7).unwrap();
+    assert_ne!(choice.endpoint, home);
+    assert_eq!(choice.placement, Placement::Moved(MoveReason::Unavailable));
+}
+
+#[test]
+fn without_an_admissible_endpoint_there_is_none() {
+    let table = Table::compile(&fleet(1, serde_json::json!({ "kind": "cookie" })), None);
+    assert_eq!(pick(&table, &request(None), &Without(0), 1), Err(NoEndpoint));
+    let none = Table::compile(&fleet(0, serde_json::json!({ "kind": "none" })), None);
+    assert_eq!(pick(&none, &request(None), &All, 1), Err(NoEndpoint));
+}
+
+#[test]
+fn an_apps_own_cookie_is_a_key_on_the_ring() {
+    let table = Table::compile(&fleet(5, serde_json::json!({ "kind": "app-cookie", "name": "sid" })), None);
+    let first = pick(&table, &request(Some("x=1; sid=alice")), &All, 1).unwrap();
+    assert_eq!((first.placement, first.pin), (Placement::Keyed, None));
+    for seed in 0..20 {
+        assert_eq!(pick(&table, &request(Some("sid=alice")), &All, seed).unwrap().endpoint, first.endpoint);
+    }
+    assert_eq!(pick(&table, &request(None), &All, 1).unwrap().placement, Placement::Unkeyed);
+}
+
+proptest! {
+    /// Forged, stale and damaged cookies are as good as none.
+    #[test]
+    fn any_cookie_is_an_answer(cookie in "[ -~]{0,200}", seed: u64) {
+        let table = Table::compile(&fleet(3, serde_json::json!({ "kind": "cookie" })), None);
+        let mut headers = HeaderMap::new();
+        headers.insert("cookie", format!("tidelock={cookie}").parse().unwrap());
+        prop_assert_eq!(pick(&table, &headers, &All, seed).unwrap().placement, Placement::New);
+    }
+
+    /// The less busy of two: an endpoint that is busier than all others is never taken while
+    /// another was drawn.
+    #[test]
+    fn unkeyed_requests_spread(seed: u64) {
+        let table = Table::compile(&fleet(4, serde_json::json!({ "kind": "none" })), None);
+        let choice = pick(&table, &request(None), &All, seed).unwrap();
+        prop_assert!(choice.endpoint < 4);
+        prop_assert_eq!(choice.pin, None);
+    }
+}

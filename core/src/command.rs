@@ -1,0 +1,202 @@
+//! What can be agreed on: the commands that travel through the Raft log.
+//!
+//! The encoding is one version byte and JSON. JSON because nodes of two versions run together
+//! and a log must stay readable for years: fields can be added with a default, and an operator
+//! can read an entry. A command that this version does not know is an error here and is refused
+//! at proposal; it never reaches `apply`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::affinity::CookieKey;
+use crate::id::{DrainId, Name};
+use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
+
+/// The version of the encoding, the first byte of each entry.
+pub const VERSION: u8 = 1;
+
+/// A command with what the proposer knew: who, when, and under which key it may be repeated.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proposal {
+    /// The proposer's clock: Unix time in milliseconds. State never reads a clock of its own.
+    pub at_ms: u64,
+    /// A repeated proposal with the same key is applied once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<IdempotencyKey>,
+    pub command: Command,
+}
+
+/// 1 to 128 printable ASCII characters, chosen by the client.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct IdempotencyKey(String);
+
+impl TryFrom<String> for IdempotencyKey {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let valid = (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if valid {
+            Ok(IdempotencyKey(text))
+        } else {
+            Err("an idempotency key is 1 to 128 printable ASCII characters".into())
+        }
+    }
+}
+
+impl From<IdempotencyKey> for String {
+    fn from(key: IdempotencyKey) -> String {
+        key.0
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Command {
+    PutPool {
+        name: Name,
+        spec: PoolSpec,
+    },
+    DeletePool {
+        name: Name,
+    },
+    PutEndpoint {
+        pool: Name,
+        name: Name,
+        spec: EndpointSpec,
+    },
+    DeleteEndpoint {
+        pool: Name,
+        name: Name,
+    },
+    PutRoute {
+        name: Name,
+        spec: RouteSpec,
+    },
+    DeleteRoute {
+        name: Name,
+    },
+    StartDrain {
+        pool: Name,
+        endpoint: Name,
+        mode: DrainMode,
+        deadline_ms: Option<u64>,
+        reason: String,
+    },
+    CancelDrain {
+        pool: Name,
+        endpoint: Name,
+    },
+    /// The leader's own: all nodes have reported zero, or the deadline is over.
+    FinishDrain {
+        drain: DrainId,
+        forced: bool,
+    },
+    /// The leader's own: a key to seal cookies with.
+    PutCookieKey {
+        key: CookieKey,
+    },
+    /// All or nothing.
+    Batch {
+        commands: Vec<Command>,
+    },
+}
+
+/// What goes on while an endpoint drains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DrainMode {
+    /// Only what is running: the next request of a pinned session moves it.
+    Streams,
+    /// Pinned sessions stay until the deadline; new ones go elsewhere.
+    Sessions,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("an empty log entry")]
+    Empty,
+    #[error("the log entry's encoding has version {0}, this node knows {VERSION}: upgrade it")]
+    Version(u8),
+    #[error("the log entry does not parse: {0}")]
+    Json(serde_json::Error),
+}
+
+impl Proposal {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = vec![VERSION];
+        serde_json::to_writer(&mut bytes, self).expect("commands have string keys and a Vec takes every write");
+        bytes
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Proposal, DecodeError> {
+        match bytes.split_first() {
+            None => Err(DecodeError::Empty),
+            Some((&VERSION, json)) => serde_json::from_slice(json).map_err(DecodeError::Json),
+            Some((&version, _)) => Err(DecodeError::Version(version)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn golden(command: Command, json: &str) {
+        let proposal = Proposal { at_ms: 1_800_000_000_000, key: None, command };
+        let bytes = proposal.encode();
+        let expected = format!("\x01{{\"at_ms\":1800000000000,\"command\":{json}}}");
+        assert_eq!(String::from_utf8(bytes.clone()).unwrap(), expected);
+        assert_eq!(Proposal::decode(&bytes).unwrap(), proposal);
+    }
+
+    /// Entries that are in the logs of fleets out there: add lines, never change one.
+    #[test]
+    fn golden_bytes() {
+        let name = |text: &str| text.parse::<Name>().unwrap();
+        golden(
+            Command::PutPool { name: name("app"), spec: PoolSpec::default() },
+            r#"{"op":"put-pool","name":"app","spec":{"protocol":"http1","strip_content_length":false,"timeouts":{"connect_ms":5000,"first_byte_ms":60000,"idle_ms":60000,"websocket_idle_ms":3600000}}}"#,
+        );
+        golden(Command::DeletePool { name: name("app") }, r#"{"op":"delete-pool","name":"app"}"#);
+        let spec =
+            EndpointSpec { address: "a:1".parse().unwrap(), weight: Default::default(), revision: Some(name("v1")) };
+        golden(
+            Command::PutEndpoint { pool: name("app"), name: name("a"), spec },
+            r#"{"op":"put-endpoint","pool":"app","name":"a","spec":{"address":"a:1","weight":1,"revision":"v1"}}"#,
+        );
+        golden(
+            Command::StartDrain {
+                pool: name("app"),
+                endpoint: name("a"),
+                mode: DrainMode::Streams,
+                deadline_ms: Some(5),
+                reason: "x".into(),
+            },
+            r#"{"op":"start-drain","pool":"app","endpoint":"a","mode":"streams","deadline_ms":5,"reason":"x"}"#,
+        );
+        golden(
+            Command::FinishDrain { drain: DrainId(9), forced: false },
+            r#"{"op":"finish-drain","drain":"d9","forced":false}"#,
+        );
+    }
+
+    #[test]
+    fn other_versions_and_rubbish_are_errors() {
+        assert!(matches!(Proposal::decode(b""), Err(DecodeError::Empty)));
+        assert!(matches!(Proposal::decode(b"\x02{}"), Err(DecodeError::Version(2))));
+        assert!(matches!(Proposal::decode(b"\x01{\"op\":1}"), Err(DecodeError::Json(_))));
+        assert!(matches!(
+            Proposal::decode(
+                br#"{"at_ms":1,"command":{"op":"launch"}}"#
+                    .iter()
+                    .fold(vec![1u8], |mut v, b| {
+                        v.push(*b);
+                        v
+                    })
+                    .as_slice()
+            ),
+            Err(DecodeError::Json(_))
+        ));
+    }
+}

@@ -1,0 +1,68 @@
+//! Whether a failed attempt may be made again elsewhere (rule H5).
+//!
+//! A request runs twice only if nobody can tell: the endpoint said that it did not look at it, or
+//! the method is idempotent and no response began. The body must still be at hand.
+
+use http::Method;
+
+/// Attempts in all, the first included.
+pub const MAX_ATTEMPTS: u32 = 3;
+
+/// How an attempt ended before the first byte of a response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// No connection came about: nothing was sent.
+    Connect,
+    /// The endpoint says that it did not process the request: REFUSED_STREAM, or a GOAWAY below
+    /// the stream (RFC 9113 section 8.7); or a kept connection closed before it took a byte.
+    Unprocessed,
+    /// The connection or the stream broke; the request may have been processed.
+    Broken,
+    /// No response in time: the endpoint may still be at work.
+    Timeout,
+    /// The response was no HTTP.
+    Protocol,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Try the next endpoint.
+    Again,
+    /// Answer the client with an error.
+    GiveUp,
+}
+
+/// `attempts` were made, the failed one included; `replayable` says that every body byte sent so
+/// far is still held.
+pub fn verdict(failure: Failure, method: &Method, replayable: bool, attempts: u32) -> Verdict {
+    let safe = match failure {
+        Failure::Connect | Failure::Unprocessed => true,
+        Failure::Broken => method.is_idempotent(),
+        Failure::Timeout | Failure::Protocol => false,
+    };
+    if safe && replayable && attempts < MAX_ATTEMPTS { Verdict::Again } else { Verdict::GiveUp }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_can_tell_runs_twice() {
+        use Failure::*;
+        let again = |failure, method: &Method| verdict(failure, method, true, 1) == Verdict::Again;
+        assert!(again(Connect, &Method::POST));
+        assert!(again(Unprocessed, &Method::POST));
+        assert!(again(Broken, &Method::GET));
+        assert!(again(Broken, &Method::PUT));
+        assert!(!again(Broken, &Method::POST));
+        assert!(!again(Timeout, &Method::GET));
+        assert!(!again(Protocol, &Method::GET));
+    }
+
+    #[test]
+    fn a_lost_body_or_the_last_attempt_ends_it() {
+        assert_eq!(verdict(Failure::Connect, &Method::GET, false, 1), Verdict::GiveUp);
+        assert_eq!(verdict(Failure::Connect, &Method::GET, true, MAX_ATTEMPTS), Verdict::GiveUp);
+    }
+}

@@ -1,0 +1,243 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::table::Table;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn endpoint(address: &str) -> EndpointSpec {
+    EndpointSpec { address: address.parse().unwrap(), weight: Default::default(), revision: None }
+}
+
+fn route_to(pool: &str) -> RouteSpec {
+    serde_json::from_value(serde_json::json!({ "pool": pool })).unwrap()
+}
+
+struct Fleet {
+    state: State,
+    epoch: u64,
+}
+
+impl Fleet {
+    fn new() -> Fleet {
+        Fleet { state: State::default(), epoch: 1 }
+    }
+
+    fn apply(&mut self, command: Command) -> Outcome {
+        self.epoch += 1;
+        self.state.apply(Epoch(self.epoch), &Proposal { at_ms: 1000 * self.epoch, key: None, command })
+    }
+
+    fn applied(&mut self, command: Command) -> Option<DrainId> {
+        match self.apply(command.clone()) {
+            Outcome::Applied { epoch, drain } => {
+                assert_eq!(epoch, Epoch(self.epoch));
+                drain
+            }
+            Outcome::Rejected { reason } => panic!("{command:?}: {reason}"),
+        }
+    }
+
+    fn rejected(&mut self, command: Command) -> Rejection {
+        let before = self.state.clone();
+        match self.apply(command.clone()) {
+            Outcome::Applied { .. } => panic!("{command:?} was applied"),
+            Outcome::Rejected { reason } => {
+                let after = State { epoch: before.epoch, ..self.state.clone() };
+                assert_eq!(after, before, "a rejected command changes nothing");
+                reason
+            }
+        }
+    }
+
+    fn phase(&self, pool: &str, endpoint: &str) -> &'static str {
+        self.state.pools[&name(pool)].endpoints[&name(endpoint)].phase.name()
+    }
+}
+
+fn two_endpoints() -> Fleet {
+    let mut fleet = Fleet::new();
+    fleet.applied(Command::PutPool { name: name("app"), spec: PoolSpec::default() });
+    for (endpoint_name, address) in [("a", "127.0.0.1:1"), ("b", "127.0.0.1:2")] {
+        fleet.applied(Command::PutEndpoint { pool: name("app"), name: name(endpoint_name), spec: endpoint(address) });
+    }
+    fleet.applied(Command::PutRoute { name: name("web"), spec: route_to("app") });
+    fleet
+}
+
+fn start(endpoint: &str) -> Command {
+    let mode = DrainMode::Streams;
+    Command::StartDrain { pool: name("app"), endpoint: name(endpoint), mode, deadline_ms: None, reason: String::new() }
+}
+
+#[test]
+fn a_drain_goes_from_active_to_drained() {
+    let mut fleet = two_endpoints();
+    let drain = fleet.applied(start("a")).unwrap();
+    assert_eq!(drain.0, fleet.epoch);
+    assert_eq!(fleet.phase("app", "a"), "draining");
+    assert!(matches!(fleet.rejected(start("a")), Rejection::NotActive { .. }));
+    fleet.applied(Command::FinishDrain { drain, forced: false });
+    assert_eq!(fleet.phase("app", "a"), "drained");
+    assert!(matches!(fleet.rejected(Command::FinishDrain { drain, forced: true }), Rejection::UnknownDrain { .. }));
+    fleet.applied(Command::DeleteEndpoint { pool: name("app"), name: name("a") });
+    assert!(matches!(fleet.rejected(start("a")), Rejection::UnknownEndpoint { .. }));
+}
+
+#[test]
+fn a_cancelled_drain_leads_back() {
+    let mut fleet = two_endpoints();
+    let drain = fleet.applied(start("a")).unwrap();
+    let cancel = Command::CancelDrain { pool: name("app"), endpoint: name("a") };
+    fleet.applied(cancel.clone());
+    assert_eq!(fleet.phase("app", "a"), "active");
+    assert_eq!(fleet.state.drains[&drain].state, DrainState::Cancelled);
+    assert!(matches!(fleet.rejected(cancel), Rejection::NotDraining { .. }));
+    // A late report of the leader cannot end the cancelled drain.
+    assert!(matches!(fleet.rejected(Command::FinishDrain { drain, forced: false }), Rejection::UnknownDrain { .. }));
+}
+
+#[test]
+fn a_new_address_is_a_new_endpoint() {
+    let mut fleet = two_endpoints();
+    let before = fleet.state.pools[&name("app")].endpoints[&name("a")].id;
+    let drain = fleet.applied(start("a")).unwrap();
+    fleet.applied(Command::PutEndpoint { pool: name("app"), name: name("a"), spec: endpoint("127.0.0.1:9") });
+    let after = &fleet.state.pools[&name("app")].endpoints[&name("a")];
+    assert_ne!(after.id, before);
+    assert_eq!(after.phase.name(), "active");
+    assert_eq!(fleet.state.drains[&drain].state, DrainState::Removed);
+}
+
+#[test]
+fn what_is_in_use_or_missing_is_rejected() {
+    let mut fleet = two_endpoints();
+    assert!(matches!(fleet.rejected(Command::DeletePool { name: name("app") }), Rejection::PoolInUse { .. }));
+    assert!(matches!(fleet.rejected(Command::DeletePool { name: name("x") }), Rejection::UnknownPool { .. }));
+    let twin = Command::PutEndpoint { pool: name("app"), name: name("c"), spec: endpoint("127.0.0.1:1") };
+    assert!(matches!(fleet.rejected(twin), Rejection::DuplicateAddress { .. }));
+    let nowhere = Command::PutRoute { name: name("x"), spec: route_to("x") };
+    assert!(matches!(fleet.rejected(nowhere), Rejection::UnknownPool { .. }));
+    let same = Command::PutRoute { name: name("web2"), spec: route_to("app") };
+    assert!(matches!(fleet.rejected(same), Rejection::DuplicateRoute { .. }));
+}
+
+#[test]
+fn a_batch_is_all_or_nothing() {
+    let mut fleet = two_endpoints();
+    let commands = vec![
+        Command::PutPool { name: name("other"), spec: PoolSpec::default() },
+        Command::DeleteRoute { name: name("nope") },
+    ];
+    assert!(matches!(fleet.rejected(Command::Batch { commands }), Rejection::InBatch { index: 1, .. }));
+    let commands = vec![start("a"), start("b")];
+    fleet.applied(Command::Batch { commands });
+    assert_eq!(fleet.state.drains.len(), 2, "two drains of one epoch have two ids");
+}
+
+#[test]
+fn a_repeated_key_is_applied_once() {
+    let mut fleet = two_endpoints();
+    let key = Some(IdempotencyKey::try_from("k1".to_owned()).unwrap());
+    let proposal = Proposal { at_ms: 1, key, command: start("a") };
+    let first = fleet.state.apply(Epoch(50), &proposal);
+    let cancel = Command::CancelDrain { pool: name("app"), endpoint: name("a") };
+    fleet.state.apply(Epoch(51), &Proposal { at_ms: 2, key: None, command: cancel });
+    assert_eq!(fleet.state.apply(Epoch(52), &proposal), first, "the first answer again");
+    assert_eq!(fleet.phase("app", "a"), "active", "and no second drain");
+}
+
+#[test]
+fn an_edit_shares_what_it_does_not_touch() {
+    let mut fleet = two_endpoints();
+    fleet.applied(Command::PutPool { name: name("other"), spec: PoolSpec::default() });
+    let before = Table::compile(&fleet.state, None);
+    fleet.applied(start("a"));
+    let after = Table::compile(&fleet.state, Some(&before));
+    let pool = |table: &Table, at: usize| table.pools[at].clone();
+    assert!(!Arc::ptr_eq(&pool(&before, 0), &pool(&after, 0)));
+    assert!(Arc::ptr_eq(&pool(&before, 1), &pool(&after, 1)));
+    assert!(Arc::ptr_eq(&before.sealer, &after.sealer));
+}
+
+fn any_command() -> impl Strategy<Value = Command> {
+    let pools = prop_oneof![Just("p"), Just("q")].prop_map(name);
+    let endpoints = prop_oneof![Just("a"), Just("b"), Just("c")].prop_map(name);
+    let both = (pools.clone(), endpoints);
+    prop_oneof![
+        pools.clone().prop_map(|name| Command::PutPool { name, spec: PoolSpec::default() }),
+        pools.clone().prop_map(|name| Command::DeletePool { name }),
+        (both.clone(), 1u16..4).prop_map(|((pool, name), port)| {
+            Command::PutEndpoint { pool, name, spec: endpoint(&format!("h:{port}")) }
+        }),
+        both.clone().prop_map(|(pool, name)| Command::DeleteEndpoint { pool, name }),
+        pools.prop_map(|pool| Command::PutRoute { name: pool.clone(), spec: route_to(pool.as_str()) }),
+        both.clone().prop_map(|(pool, endpoint)| {
+            Command::StartDrain { pool, endpoint, mode: DrainMode::Sessions, deadline_ms: None, reason: String::new() }
+        }),
+        both.prop_map(|(pool, endpoint)| Command::CancelDrain { pool, endpoint }),
+        (0u64..40).prop_map(|id| Command::FinishDrain { drain: DrainId(id), forced: id % 2 == 0 }),
+    ]
+}
+
+proptest! {
+    /// Whatever is proposed: replicas stay equal, a snapshot in the middle changes nothing, every
+    /// phase has its drain and every drain under way its endpoint, and tables grown step by step
+    /// equal those compiled from nothing.
+    #[test]
+    fn any_history_keeps_the_invariants(commands in proptest::collection::vec(any_command(), 1..40), cut in 0usize..40) {
+        let mut fleet = Fleet::new();
+        let mut replica = State::default();
+        let mut table = Table::empty();
+        for (i, command) in commands.into_iter().enumerate() {
+            let outcome = fleet.apply(command.clone());
+            if i == cut {
+                replica = State::decode(&replica.encode()).unwrap();
+            }
+            let proposal = Proposal { at_ms: 1000 * fleet.epoch, key: None, command };
+            prop_assert_eq!(replica.apply(Epoch(fleet.epoch), &proposal), outcome);
+            prop_assert_eq!(&replica, &fleet.state);
+
+            for (pool_name, pool) in &fleet.state.pools {
+                for (endpoint_name, endpoint) in &pool.endpoints {
+                    if let Phase::Draining { drain, .. } = endpoint.phase {
+                        let record = &fleet.state.drains[&drain];
+                        prop_assert_eq!((&record.pool, &record.endpoint), (pool_name, endpoint_name));
+                        prop_assert_eq!(record.state, DrainState::Draining);
+                    }
+                }
+            }
+            for (id, drain) in fleet.state.drains.iter().filter(|(_, d)| d.state == DrainState::Draining) {
+                let endpoint = &fleet.state.pools[&drain.pool].endpoints[&drain.endpoint];
+                prop_assert_eq!(endpoint.phase.drain(), Some(*id));
+            }
+
+            let next = Table::compile(&fleet.state, Some(&table));
+            let fresh = Table::compile(&fleet.state, None);
+            for key in 0..8u64 {
+                let position = key.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+                for (grown, new) in next.pools.iter().zip(&fresh.pools) {
+                    prop_assert_eq!(&grown.name, &new.name);
+                    prop_assert_eq!(
+                        grown.ring.walk(position).collect::<Vec<_>>(),
+                        new.ring.walk(position).collect::<Vec<_>>()
+                    );
+                }
+            }
+            let phases: std::collections::BTreeMap<_, _> = next.endpoints().map(|(_, e)| (e.id, e.phase)).collect();
+            let mut followed: std::collections::BTreeMap<_, _> = table.endpoints().map(|(_, e)| (e.id, e.phase)).collect();
+            for change in crate::plan::changes(&table, &next) {
+                use crate::plan::Change;
+                match change {
+                    Change::Added(id) => { followed.insert(id, Phase::Active {}); }
+                    Change::Phase(id, phase) => { followed.insert(id, phase); }
+                    Change::Removed(id) => { followed.remove(&id); }
+                }
+            }
+            prop_assert_eq!(followed, phases, "carrying out the plan gives the new table");
+            table = next;
+        }
+    }
+}

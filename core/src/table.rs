@@ -1,0 +1,147 @@
+//! The table: the immutable compiled view of one epoch that requests read.
+//!
+//! It is compiled from the state and the table before it: what a change did not touch is shared,
+//! so that an edit to one pool costs what that pool costs.
+
+use std::sync::Arc;
+
+use crate::affinity::Sealer;
+use crate::command::DrainMode;
+use crate::id::{EndpointId, Epoch, Name, PoolId};
+use crate::ring::{self, Member, Ring};
+use crate::route::{NoRoute, Route, RouteIndex};
+use crate::spec::{Address, PoolSpec};
+use crate::state::{Phase, Pool, State};
+
+#[derive(Debug)]
+pub struct Table {
+    pub epoch: Epoch,
+    /// In the order of their names.
+    pub pools: Vec<Arc<PoolTable>>,
+    pub sealer: Arc<Sealer>,
+    routes: RouteIndex,
+    keys: Vec<crate::affinity::CookieKey>,
+}
+
+#[derive(Debug)]
+pub struct PoolTable {
+    pub id: PoolId,
+    pub name: Name,
+    pub spec: PoolSpec,
+    /// In the order of their names.
+    pub endpoints: Vec<EndpointEntry>,
+    /// The active endpoints.
+    pub ring: Ring,
+    /// Places in `endpoints`, in the order of ids, to find a pin's endpoint.
+    by_id: Vec<u32>,
+    source: Arc<Pool>,
+}
+
+#[derive(Debug, Clone)]
+pub struct EndpointEntry {
+    pub id: EndpointId,
+    pub name: Name,
+    pub address: Address,
+    pub phase: Phase,
+    /// A hash of its revision; 0 without one.
+    pub revision: u64,
+}
+
+impl EndpointEntry {
+    pub fn takes_new_sessions(&self) -> bool {
+        matches!(self.phase, Phase::Active {})
+    }
+
+    pub fn takes_pinned_sessions(&self) -> bool {
+        matches!(self.phase, Phase::Active {} | Phase::Draining { mode: DrainMode::Sessions, .. })
+    }
+}
+
+impl Table {
+    /// The table of a fleet that has agreed on nothing yet.
+    pub fn empty() -> Table {
+        Table::compile(&State::default(), None)
+    }
+
+    pub fn compile(state: &State, before: Option<&Table>) -> Table {
+        let pools: Vec<Arc<PoolTable>> =
+            state.pools.iter().map(|(name, pool)| compile_pool(name, pool, before)).collect();
+        let place = |name: &Name| pools.binary_search_by(|pool| pool.name.cmp(name)).ok();
+        let routes = state.routes.iter().filter_map(|(name, spec)| {
+            let pool = place(&spec.pool)?;
+            Some(Route { name: name.clone(), spec: spec.clone(), pool })
+        });
+        let routes = RouteIndex::build(routes);
+        let sealer = match before {
+            Some(before) if before.keys == state.cookie_keys => before.sealer.clone(),
+            _ => Arc::new(Sealer::new(&state.cookie_keys)),
+        };
+        let epoch = state.epoch.unwrap_or(Epoch(0));
+        Table { epoch, pools, sealer, routes, keys: state.cookie_keys.clone() }
+    }
+
+    /// See [`RouteIndex::find`].
+    pub fn route(&self, host: &str, path: &str) -> Result<&Arc<Route>, NoRoute> {
+        self.routes.find(host, path)
+    }
+
+    pub fn pool(&self, id: PoolId) -> Option<&Arc<PoolTable>> {
+        self.pools.iter().find(|pool| pool.id == id)
+    }
+
+    /// Every endpoint with its pool.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Arc<PoolTable>, &EndpointEntry)> {
+        self.pools.iter().flat_map(|pool| pool.endpoints.iter().map(move |endpoint| (pool, endpoint)))
+    }
+}
+
+impl PoolTable {
+    /// The place of an endpoint in `endpoints`.
+    pub fn find(&self, id: EndpointId) -> Option<usize> {
+        let found = self.by_id.binary_search_by(|place| self.endpoints[*place as usize].id.cmp(&id)).ok()?;
+        Some(self.by_id[found] as usize)
+    }
+}
+
+fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<PoolTable> {
+    let known = before.and_then(|table| {
+        let at = table.pools.binary_search_by(|known| known.name.cmp(name)).ok()?;
+        Some(&table.pools[at])
+    });
+    if let Some(known) = known
+        && (Arc::ptr_eq(&known.source, pool) || known.source == *pool)
+    {
+        return known.clone();
+    }
+    let entry = |(name, endpoint): (&Name, &crate::state::Endpoint)| EndpointEntry {
+        id: endpoint.id,
+        name: name.clone(),
+        address: endpoint.spec.address.clone(),
+        phase: endpoint.phase,
+        revision: endpoint.spec.revision.as_ref().map_or(0, |revision| ring::position(revision.as_str().as_bytes())),
+    };
+    let endpoints: Vec<EndpointEntry> = pool.endpoints.iter().map(entry).collect();
+    let members: Vec<Member<'_>> = pool
+        .endpoints
+        .iter()
+        .enumerate()
+        .filter(|(_, (_, endpoint))| matches!(endpoint.phase, Phase::Active {}))
+        .map(|(i, (name, endpoint))| Member {
+            name: name.as_str(),
+            weight: endpoint.spec.weight.get(),
+            index: i as u32,
+        })
+        .collect();
+    let mut by_id: Vec<u32> = (0..endpoints.len() as u32).collect();
+    by_id.sort_unstable_by_key(|place| endpoints[*place as usize].id);
+    let ring = Ring::build(&members);
+    Arc::new(PoolTable {
+        id: pool.id,
+        name: name.clone(),
+        spec: pool.spec.clone(),
+        endpoints,
+        ring,
+        by_id,
+        source: pool.clone(),
+    })
+}
