@@ -1,0 +1,137 @@
+//! Bodies as the proxy sees them: pieces, trailers, and one of two ends. A body that ended is
+//! whole; everything else is an abort, and never looks whole to the other side (H4).
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::Body;
+use hyper::body::Incoming;
+
+/// What comes next of a body.
+#[derive(Debug)]
+pub(crate) enum Piece {
+    Data(Bytes),
+    Trailers(HeaderMap),
+    /// The body is whole.
+    End,
+    Aborted(Abort),
+}
+
+/// Why a body is not whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Abort {
+    /// The peer went away or reset the stream.
+    Gone,
+    /// What it sent is no body: bad chunks, more or fewer bytes than content-length says.
+    Malformed,
+    /// Nothing came in time.
+    Idle,
+}
+
+/// A body being received.
+#[derive(Debug)]
+pub(crate) enum Received {
+    Empty,
+    H1(Incoming),
+    H2(H2Received),
+}
+
+/// A stream's DATA frames. Window is given back for a piece when the next one is asked for: what
+/// the other side does not take, the sender may not send.
+#[derive(Debug)]
+pub(crate) struct H2Received {
+    stream: h2::RecvStream,
+    unreleased: usize,
+    data_ended: bool,
+}
+
+impl Received {
+    pub(crate) fn h2(stream: h2::RecvStream) -> Received {
+        if stream.is_end_stream() {
+            return Received::Empty;
+        }
+        Received::H2(H2Received { stream, unreleased: 0, data_ended: false })
+    }
+
+    pub(crate) fn h1(body: Incoming) -> Received {
+        if body.is_end_stream() { Received::Empty } else { Received::H1(body) }
+    }
+
+    /// Whether it is known now that nothing more comes.
+    pub(crate) fn is_end(&self) -> bool {
+        match self {
+            Received::Empty => true,
+            Received::H1(body) => body.is_end_stream(),
+            Received::H2(body) => body.stream.is_end_stream(),
+        }
+    }
+
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        match self {
+            Received::Empty => Poll::Ready(Piece::End),
+            Received::H1(body) => Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
+                None => Piece::End,
+                Some(Err(error)) => Piece::Aborted(h1_abort(&error)),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => Piece::Data(data),
+                    Err(frame) => frame.into_trailers().map_or(Piece::End, Piece::Trailers),
+                },
+            }),
+            Received::H2(body) => body.poll_piece(cx),
+        }
+    }
+}
+
+impl H2Received {
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        let released = std::mem::take(&mut self.unreleased);
+        if released > 0 {
+            // Fails only for a stream that is gone, which the next poll tells better.
+            let _ = self.stream.flow_control().release_capacity(released);
+        }
+        while !self.data_ended {
+            match ready!(self.stream.poll_data(cx)) {
+                Some(Ok(data)) if data.is_empty() && !self.stream.is_end_stream() => {}
+                Some(Ok(data)) => {
+                    self.unreleased = data.len();
+                    return Poll::Ready(Piece::Data(data));
+                }
+                Some(Err(error)) => return Poll::Ready(Piece::Aborted(h2_abort(&error))),
+                None => self.data_ended = true,
+            }
+        }
+        Poll::Ready(match ready!(self.stream.poll_trailers(cx)) {
+            Ok(Some(trailers)) => Piece::Trailers(trailers),
+            // A reset can look like the end of the data: only END_STREAM is one (H4).
+            Ok(None) if self.stream.is_end_stream() => Piece::End,
+            Ok(None) => Piece::Aborted(Abort::Gone),
+            Err(error) => Piece::Aborted(h2_abort(&error)),
+        })
+    }
+}
+
+fn h2_abort(error: &h2::Error) -> Abort {
+    // Resets of our own are the library's verdict on what the peer sent.
+    match error.reason() {
+        Some(h2::Reason::PROTOCOL_ERROR) if error.is_library() => Abort::Malformed,
+        _ => Abort::Gone,
+    }
+}
+
+fn h1_abort(error: &hyper::Error) -> Abort {
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return Abort::Gone;
+    }
+    // hyper keeps the chunk decoder's complaints as I/O errors of these kinds.
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind::{InvalidData, InvalidInput};
+            return if matches!(io.kind(), InvalidData | InvalidInput) { Abort::Malformed } else { Abort::Gone };
+        }
+        source = cause.source();
+    }
+    if error.is_parse() { Abort::Malformed } else { Abort::Gone }
+}

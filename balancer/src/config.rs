@@ -1,0 +1,89 @@
+//! What one node's data plane is told at its start. The binary reads it from the node's
+//! configuration; every default is explained in `docs/configuration.md`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Threads, each with a runtime, listeners and upstream connections of its own.
+    pub workers: usize,
+    pub listeners: Vec<ListenerConfig>,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    /// Write an access event for each request to standard output, as JSON.
+    pub access_log: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct ListenerConfig {
+    pub address: SocketAddr,
+    pub tls: Option<TlsFiles>,
+}
+
+/// PEM files.
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Downstream connections of the node; beyond it a connection is closed when accepted.
+    pub max_connections: usize,
+    /// Streams of one downstream HTTP/2 connection; one more is refused with REFUSED_STREAM.
+    pub max_streams_per_connection: u32,
+    /// Bytes of a request's header fields; beyond it 431.
+    pub max_header_bytes: u32,
+    /// Header fields of a request; beyond it 431.
+    pub max_header_count: usize,
+    /// Bytes of a request's target; beyond it 414.
+    pub max_path_bytes: usize,
+    /// How much of a request's body is kept for a second attempt; beyond it the request is not
+    /// replayed.
+    pub retry_body_bytes: usize,
+    /// How much of a request's body is read and dropped after a response that came first (H3).
+    pub early_response_drain_bytes: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Timeouts {
+    /// TLS handshake, and the first bytes that tell the protocol.
+    pub handshake: Duration,
+    /// From the first byte of a request's head to its last.
+    pub request_head: Duration,
+    /// A kept connection without a request.
+    pub downstream_idle: Duration,
+    /// How long a request's body is read and dropped after a response that came first (H3).
+    pub early_response_drain: Duration,
+    /// How long the end of an upload waits for a sign that the endpoint reads (H2).
+    pub body_hold_back: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_connections: 65_536,
+            max_streams_per_connection: 128,
+            max_header_bytes: 16 * 1024,
+            max_header_count: 100,
+            max_path_bytes: 8 * 1024,
+            retry_body_bytes: 64 * 1024,
+            early_response_drain_bytes: 64 * 1024,
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Timeouts {
+            handshake: Duration::from_secs(10),
+            request_head: Duration::from_secs(10),
+            downstream_idle: Duration::from_secs(75),
+            early_response_drain: Duration::from_secs(1),
+            body_hold_back: Duration::from_millis(100),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! HTTP/2 from clients, on the h2 crate directly: its frames, resets and windows are ours to
+//! decide on.
+//!
+//! A connection owns its requests and polls them in its own task. So all that a turn produces
+//! leaves in one write, and a connection that ends ends its requests with it.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use h2::server::{Builder, Connection, SendResponse};
+use h2::{Reason, RecvStream, SendStream};
+use http::{Request, Response, StatusCode, header};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, sleep};
+use tracing::debug;
+
+use crate::access::Access;
+use crate::body::{Abort, Piece, Received};
+use crate::exchange::Proxied;
+use crate::gather::{Drainer, gathered};
+use crate::headers::Client;
+use crate::proxy::{self, OutBody, Outbound};
+use crate::upload;
+use crate::worker::{Stage, Worker};
+
+/// A stream's window: what one upload may hold here before its endpoint reads.
+const STREAM_WINDOW: u32 = 256 * 1024;
+/// Wide enough that stalled uploads never starve another stream of their connection.
+const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// An honest client may cancel a page of images at once; beyond it the connection is closed with
+/// ENHANCE_YOUR_CALM (the library's default of 20 hits browsers).
+const PENDING_RESETS: usize = 200;
+
+pub(crate) async fn serve<S>(worker: Rc<Worker>, io: S, client: Rc<Client>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (io, drainer) = gathered(io, ());
+    let limits = &worker.config.limits;
+    let handshake = Builder::new()
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(limits.max_streams_per_connection)
+        .max_header_list_size(limits.max_header_bytes)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
+        .handshake::<_, Bytes>(io);
+    let limit = worker.config.timeouts.handshake;
+    let connection = match tokio::time::timeout(limit, drainer.drive(handshake)).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => {
+            debug!(%error, "no HTTP/2 preface");
+            return worker.counters.handshakes_failed.add();
+        }
+        Err(_) => return worker.counters.handshakes_failed.add(),
+    };
+    run(&worker, &client, connection, &drainer).await;
+}
+
+/// Accepts and serves requests until the connection ends: by the peer, by an error, by idleness,
+/// or when the node leaves.
+async fn run<I, S>(worker: &Rc<Worker>, client: &Rc<Client>, mut connection: Connection<I, Bytes>, drainer: &Drainer<S>)
+where
+    I: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut requests = FuturesUnordered::new();
+    let mut stage = worker.stage.clone();
+    let mut leaving = pin!(async move { stage.wait_for(|stage| *stage >= Stage::Leaving).await.map(|_| ()) });
+    let mut left = false;
+    let mut idle = IdleTimer::new(worker.config.timeouts.downstream_idle);
+    poll_fn(|cx| {
+        if !left && leaving.as_mut().poll(cx).is_ready() {
+            left = true;
+            // Two-phase: GOAWAY with the highest id, and after a round trip with the last one.
+            connection.graceful_shutdown();
+        }
+        let ended = loop {
+            match connection.poll_accept(cx) {
+                Poll::Ready(Some(Ok((request, respond)))) => {
+                    requests.push(request_task(worker.clone(), client.clone(), request, respond));
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    debug!(%error, "an HTTP/2 connection broke");
+                    break true;
+                }
+                Poll::Ready(None) => break true,
+                Poll::Pending => break false,
+            }
+        };
+        while let Poll::Ready(Some(())) = requests.poll_next_unpin(cx) {}
+        // What the requests produced is framed in this turn, not in the next one.
+        let ended = ended || matches!(connection.poll_closed(cx), Poll::Ready(_));
+        let _ = drainer.poll_drain(cx);
+        if ended {
+            return Poll::Ready(());
+        }
+        if idle.poll(cx, requests.is_empty()).is_ready() && !left {
+            left = true;
+            connection.graceful_shutdown();
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+    // The last frames, as far as the peer takes them.
+    let _ = tokio::time::timeout(worker.config.timeouts.handshake, poll_fn(|cx| drainer.poll_drain(cx))).await;
+}
+
+/// Fires when a connection has had no request for a time. The timer is moved only when it fires.
+struct IdleTimer {
+    limit: std::time::Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl IdleTimer {
+    fn new(limit: std::time::Duration) -> IdleTimer {
+        IdleTimer { limit, since: None, timer: None }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>, is_idle: bool) -> Poll<()> {
+        if !is_idle {
+            self.since = None;
+            return Poll::Pending;
+        }
+        let since = *self.since.get_or_insert_with(Instant::now);
+        let limit = self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if since.elapsed() >= limit {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(since + limit);
+        }
+    }
+}
+
+/// One request, from its HEADERS to the end of its stream.
+async fn request_task(
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    request: Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+) {
+    let (head, body) = request.into_parts();
+    let body = Received::h2(body);
+    if !body.is_end()
+        && head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+    {
+        let mut go_on = Response::new(());
+        *go_on.status_mut() = StatusCode::CONTINUE;
+        // A client that is gone is met by the next step.
+        let _ = respond.send_informational(go_on);
+    }
+    let outbound = {
+        let mut serve = pin!(proxy::serve(&worker, &client, head, body));
+        poll_fn(|cx| {
+            if let Poll::Ready(outbound) = serve.as_mut().poll(cx) {
+                return Poll::Ready(Some(outbound));
+            }
+            // A client's reset drops the request, and with it everything that was done for it.
+            match respond.poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(None),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await
+    };
+    match outbound {
+        None => {}
+        Some(Outbound::Abort(abort)) => respond.send_reset(match abort {
+            Abort::Malformed => Reason::PROTOCOL_ERROR,
+            Abort::Gone | Abort::Idle => Reason::CANCEL,
+        }),
+        Some(Outbound::Response(response, access)) => send(&worker, respond, response, access).await,
+    }
+}
+
+async fn send(worker: &Worker, mut respond: SendResponse<Bytes>, response: Response<OutBody>, mut access: Access) {
+    let (head, body) = response.into_parts();
+    match body {
+        OutBody::Own(text) => {
+            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), false) else { return };
+            access.sent(text.len());
+            let _ = stream.send_data(text, true);
+        }
+        OutBody::Proxied(mut body) => {
+            let end = body.is_end();
+            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), end) else {
+                return access.aborted();
+            };
+            if end {
+                body.ended_with_head();
+                access.whole();
+            } else if !forward(&mut stream, &mut body, &mut access).await {
+                return;
+            }
+            let rest = body.finish();
+            drop(access);
+            if !rest.is_end() {
+                // The response was first (H3). The stream's end is sent; the library resets it
+                // with NO_ERROR when the request's stream is dropped.
+                let limits = &worker.config.limits;
+                upload::drain(rest, limits.early_response_drain_bytes, worker.config.timeouts.early_response_drain)
+                    .await;
+            }
+        }
+    }
+}
+
+/// Forwards a body; false when it did not get to its end.
+async fn forward(stream: &mut SendStream<Bytes>, body: &mut Proxied, access: &mut Access) -> bool {
+    loop {
+        let piece = poll_fn(|cx| {
+            if let Poll::Ready(piece) = body.poll_piece(cx) {
+                return Poll::Ready(piece);
+            }
+            match stream.poll_reset(cx) {
+                Poll::Ready(_) => Poll::Ready(Piece::Aborted(Abort::Gone)),
+                Poll::Pending => Poll::Pending,
+            }
+        })
+        .await;
+        let sent = match piece {
+            Piece::Data(data) => {
+                let last = body.is_end();
+                access.sent(data.len());
+                match send_data(stream, body, data, last).await {
+                    Ok(()) if last => {
+                        access.whole();
+                        return true;
+                    }
+                    result => result,
+                }
+            }
+            Piece::Trailers(trailers) => {
+                access.whole();
+                return stream.send_trailers(trailers).is_ok();
+            }
+            Piece::End => {
+                access.whole();
+                return stream.send_data(Bytes::new(), true).is_ok();
+            }
+            Piece::Aborted(_) => {
+                // Whoever broke off: a response that is not whole must not look it (H4).
+                access.cut();
+                stream.send_reset(Reason::INTERNAL_ERROR);
+                return false;
+            }
+        };
+        if sent.is_err() {
+            access.aborted();
+            return false;
+        }
+    }
+}
+
+/// The client takes no more.
+struct Gone;
+
+/// Sends a piece as the client's window lets it; the upload goes on meanwhile.
+async fn send_data(
+    stream: &mut SendStream<Bytes>,
+    body: &mut Proxied,
+    mut data: Bytes,
+    last: bool,
+) -> Result<(), Gone> {
+    loop {
+        let length = data.len();
+        stream.reserve_capacity(length);
+        let room = match stream.capacity() {
+            room if room >= length => length,
+            _ => poll_fn(|cx| poll_room(stream, body, cx)).await?,
+        };
+        let piece = data.split_to(room.min(length));
+        let end = last && data.is_empty();
+        stream.send_data(piece, end).map_err(|_| Gone)?;
+        if data.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+fn poll_room(stream: &mut SendStream<Bytes>, body: &mut Proxied, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
+    if body.poll_upload(cx).is_ready() {
+        return Poll::Ready(Err(Gone));
+    }
+    if stream.capacity() > 0 {
+        return Poll::Ready(Ok(stream.capacity()));
+    }
+    loop {
+        match ready!(stream.poll_capacity(cx)) {
+            Some(Ok(0)) => {}
+            Some(Ok(room)) => return Poll::Ready(Ok(room)),
+            Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! The seam to the control plane: tables in, observations out.
+//!
+//! The feed carries out what a new table means for what all workers share (the gates), hands the
+//! table to the workers, and reports the epoch that all of them read with what is in flight.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tidelock_core::id::{EndpointId, Epoch};
+use tidelock_core::plan::{Change, changes};
+use tidelock_core::report::NodeReport;
+use tidelock_core::state::Phase;
+use tidelock_core::table::Table;
+use tokio::sync::watch;
+
+use crate::lease::{EndpointState, Gate};
+use crate::worker::Stage;
+
+/// How often in-flight counts are looked at. A report goes out only when it differs.
+const REPORT_EVERY: Duration = Duration::from_millis(100);
+
+/// What the workers share: the endpoints' words, and who has come how far. The lock is taken when
+/// a table changes, never by a request.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    workers: usize,
+    endpoints: Mutex<HashMap<EndpointId, Arc<EndpointState>>>,
+    adopted: Box<[AtomicU64]>,
+}
+
+impl Registry {
+    pub(crate) fn new(workers: usize) -> Arc<Registry> {
+        let adopted = (0..workers).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Registry { workers, endpoints: Mutex::default(), adopted })
+    }
+
+    /// The endpoint's words; made at its first mention.
+    pub(crate) fn endpoint(&self, id: EndpointId, phase: &Phase) -> Arc<EndpointState> {
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        endpoints.entry(id).or_insert_with(|| EndpointState::new(id, self.workers, Gate::of(phase))).clone()
+    }
+
+    pub(crate) fn adopted(&self, worker: usize, epoch: Epoch) {
+        self.adopted[worker].store(epoch.0, Ordering::Release);
+    }
+
+    /// The newest epoch that every worker reads; None before the first.
+    fn epoch(&self) -> Option<Epoch> {
+        let oldest = self.adopted.iter().map(|epoch| epoch.load(Ordering::Acquire)).min()?;
+        (oldest > 0).then_some(Epoch(oldest))
+    }
+
+    fn apply(&self, changes: &[Change]) {
+        for change in changes {
+            match change {
+                Change::Added(id) => drop(self.endpoint(*id, &Phase::Active {})),
+                Change::Phase(id, phase) => self.endpoint(*id, phase).set_gate(Gate::of(phase)),
+                Change::Removed(id) => self.endpoint(*id, &Phase::Active {}).set_gate(Gate::Closed),
+            }
+        }
+    }
+
+    /// The epoch is read before the counts: zero is then claimed only for gates that had closed
+    /// when it was counted.
+    fn report(&self, table: &Table, leaving: bool) -> NodeReport {
+        let epoch = self.epoch();
+        let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let configured: std::collections::HashSet<EndpointId> = table.endpoints().map(|(_, e)| e.id).collect();
+        // A removed endpoint is forgotten when nothing runs on it any more.
+        endpoints.retain(|id, state| configured.contains(id) || !state.counts().is_zero());
+        let counts: BTreeMap<_, _> = endpoints
+            .values()
+            .map(|state| (state.id, state.counts()))
+            .filter(|(_, counts)| !counts.is_zero())
+            .collect();
+        NodeReport { epoch, leaving, version: env!("CARGO_PKG_VERSION").to_owned(), endpoints: counts }
+    }
+}
+
+/// Carries tables to the workers and reports back, until the control plane's end of the tables is
+/// gone.
+pub(crate) async fn run(
+    registry: Arc<Registry>,
+    mut tables: watch::Receiver<Arc<Table>>,
+    workers: watch::Sender<Arc<Table>>,
+    reports: watch::Sender<NodeReport>,
+    stage: watch::Receiver<Stage>,
+) {
+    let mut current = Arc::new(Table::empty());
+    let mut ticks = tokio::time::interval(REPORT_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let next = tables.borrow_and_update().clone();
+        if !Arc::ptr_eq(&next, &current) {
+            // Gates first: from here on no worker takes what the new table refuses, whichever
+            // table it reads.
+            registry.apply(&changes(&current, &next));
+            workers.send_replace(next.clone());
+            current = next;
+        }
+        let leaving = *stage.borrow() >= Stage::Leaving;
+        let report = registry.report(&current, leaving);
+        reports.send_if_modified(|known| {
+            let changed = *known != report;
+            *known = report;
+            changed
+        });
+        tokio::select! {
+            changed = tables.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            _ = ticks.tick() => {}
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! An endpoint's phase and its count of requests in flight, in one atomic word.
+//!
+//! Checking the phase first and counting afterwards is a real race: a drain could see zero
+//! between the two. In one word the count is taken and the phase is read in the same step, so a
+//! request either counts before the phase changes or sees the change. Each worker has a word of
+//! its own, which no other worker writes on the request path; a phase is set in all of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tidelock_core::command::DrainMode;
+use tidelock_core::id::EndpointId;
+use tidelock_core::report::Counts;
+use tidelock_core::state::Phase;
+
+/// What may be sent to an endpoint now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gate {
+    Open,
+    /// Sessions that live there only.
+    Pinned,
+    Closed,
+}
+
+impl Gate {
+    pub(crate) fn of(phase: &Phase) -> Gate {
+        match phase {
+            Phase::Active {} => Gate::Open,
+            Phase::Draining { mode: DrainMode::Sessions, .. } => Gate::Pinned,
+            Phase::Draining { mode: DrainMode::Streams, .. } | Phase::Drained { .. } => Gate::Closed,
+        }
+    }
+
+    fn bits(self) -> u64 {
+        match self {
+            Gate::Open => 0,
+            Gate::Pinned => 1 << 62,
+            Gate::Closed => 2 << 62,
+        }
+    }
+
+    fn admits(word: u64, pinned: bool) -> bool {
+        match word >> 62 {
+            0 => true,
+            1 => pinned,
+            _ => false,
+        }
+    }
+}
+
+const COUNT: u64 = (1 << 62) - 1;
+
+/// One cache line, so that workers do not slow each other down.
+#[repr(align(128))]
+#[derive(Debug, Default)]
+struct Line {
+    word: AtomicU64,
+    websockets: AtomicU64,
+}
+
+/// What all workers share of one endpoint.
+#[derive(Debug)]
+pub(crate) struct EndpointState {
+    pub(crate) id: EndpointId,
+    lines: Box<[Line]>,
+}
+
+impl EndpointState {
+    pub(crate) fn new(id: EndpointId, workers: usize, gate: Gate) -> Arc<EndpointState> {
+        let state = EndpointState { id, lines: (0..workers).map(|_| Line::default()).collect() };
+        state.set_gate(gate);
+        Arc::new(state)
+    }
+
+    /// From the return of this call on, no worker takes what `gate` refuses.
+    pub(crate) fn set_gate(&self, gate: Gate) {
+        for line in &self.lines {
+            let swap = |word| Some(word & COUNT | gate.bits());
+            let _ = line.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, swap);
+        }
+    }
+
+    pub(crate) fn admits(&self, worker: usize, pinned: bool) -> bool {
+        Gate::admits(self.lines[worker].word.load(Ordering::Relaxed), pinned)
+    }
+
+    /// This worker's requests in flight.
+    pub(crate) fn in_flight(&self, worker: usize) -> u64 {
+        self.lines[worker].word.load(Ordering::Relaxed) & COUNT
+    }
+
+    /// Over all workers. Exact for "zero" once the gate is closed: what was let in before is
+    /// counted in the same words.
+    pub(crate) fn counts(&self) -> Counts {
+        let sum = |read: fn(&Line) -> u64| self.lines.iter().map(read).sum();
+        Counts {
+            requests: sum(|line| line.word.load(Ordering::Acquire) & COUNT),
+            websockets: sum(|line| line.websockets.load(Ordering::Acquire)),
+        }
+    }
+}
+
+/// A request's place on an endpoint: from before the connection is chosen until both directions
+/// of its stream, and the upload, have ended.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    state: Arc<EndpointState>,
+    worker: usize,
+    websocket: bool,
+}
+
+impl Lease {
+    /// None when the gate is closed to it.
+    pub(crate) fn take(state: &Arc<EndpointState>, worker: usize, pinned: bool) -> Option<Lease> {
+        let word = &state.lines[worker].word;
+        let before = word.fetch_add(1, Ordering::AcqRel);
+        if Gate::admits(before, pinned) {
+            return Some(Lease { state: state.clone(), worker, websocket: false });
+        }
+        word.fetch_sub(1, Ordering::AcqRel);
+        None
+    }
+
+    /// Counts the request as a WebSocket too.
+    pub(crate) fn into_websocket(mut self) -> Lease {
+        if !self.websocket {
+            self.websocket = true;
+            self.state.lines[self.worker].websockets.fetch_add(1, Ordering::AcqRel);
+        }
+        self
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let line = &self.state.lines[self.worker];
+        if self.websocket {
+            line.websockets.fetch_sub(1, Ordering::AcqRel);
+        }
+        line.word.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_gate_admits_nothing_and_counts_what_is_left() {
+        let state = EndpointState::new(EndpointId(1), 2, Gate::Open);
+        let first = Lease::take(&state, 0, false).unwrap();
+        let second = Lease::take(&state, 1, false).unwrap().into_websocket();
+        state.set_gate(Gate::Closed);
+        assert!(Lease::take(&state, 0, true).is_none());
+        assert_eq!(state.counts(), Counts { requests: 2, websockets: 1 });
+        drop(first);
+        drop(second);
+        assert!(state.counts().is_zero());
+        state.set_gate(Gate::Pinned);
+        assert!(Lease::take(&state, 0, false).is_none());
+        assert!(Lease::take(&state, 0, true).is_some());
+        assert!(state.counts().is_zero());
+    }
+
+    /// The race that matters: once the gate is closed and the count is zero, nothing runs.
+    #[test]
+    fn zero_behind_a_closed_gate_is_final() {
+        for _ in 0..200 {
+            let state = EndpointState::new(EndpointId(1), 1, Gate::Open);
+            let running = Arc::new(AtomicU64::new(0));
+            let barrier = Arc::new(std::sync::Barrier::new(2));
+            let taker = {
+                let (state, running, barrier) = (state.clone(), running.clone(), barrier.clone());
+                std::thread::spawn(move || {
+                    barrier.wait();
+                    while let Some(lease) = Lease::take(&state, 0, false) {
+                        running.store(1, Ordering::SeqCst);
+                        running.store(0, Ordering::SeqCst);
+                        drop(lease);
+                    }
+                })
+            };
+            barrier.wait();
+            state.set_gate(Gate::Closed);
+            while !state.counts().is_zero() {
+                std::hint::spin_loop();
+            }
+            assert_eq!(running.load(Ordering::SeqCst), 0);
+            taker.join().unwrap();
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Tidelock's data plane: sockets, TLS, HTTP, upstream connections, running drains.
+//!
+//! It sees the control plane through one `watch` of tables and tells it what it observes through
+//! one `watch` of reports. It never waits for it: without a control plane it serves the last
+//! table. The life of a request goes through [`listener`], [`tls`], [`downstream`], [`proxy`],
+//! `tidelock_core::choose`, [`headers`], [`upstream`], [`exchange`] and back.
+
+mod access;
+mod body;
+mod config;
+mod downstream;
+mod exchange;
+mod feed;
+mod gather;
+mod headers;
+mod lease;
+mod listener;
+mod proxy;
+mod respond;
+mod source;
+mod telemetry;
+mod tls;
+mod upload;
+mod upstream;
+mod websocket;
+mod worker;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tidelock_core::report::NodeReport;
+use tidelock_core::table::Table;
+use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
+use tracing::error;
+
+pub use config::{Config, Limits, ListenerConfig, Timeouts, TlsFiles};
+pub use tls::{TlsError, acceptor};
+
+use feed::Registry;
+use listener::Listener;
+use telemetry::{AccessLog, Counters};
+use worker::{Shared, Stage, Worker};
+
+/// A running data plane.
+pub struct Balancer {
+    addresses: Vec<SocketAddr>,
+    reports: watch::Receiver<NodeReport>,
+    counters: Vec<Arc<Counters>>,
+    stage: watch::Sender<Stage>,
+    workers: Vec<JoinHandle<()>>,
+    open: Arc<AtomicUsize>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("cannot listen on {address}: {source}")]
+    Bind { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("cannot start a worker: {0}")]
+    Thread(io::Error),
+}
+
+/// Metrics in the text format of Prometheus; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Metrics(Vec<Arc<Counters>>);
+
+impl Metrics {
+    pub fn write(&self, text: &mut String) {
+        telemetry::write_metrics(&self.0, text);
+    }
+}
+
+impl Balancer {
+    /// Binds the listeners, starts the workers, and follows `tables`. Must be called within a
+    /// tokio runtime, which carries the feed.
+    pub fn start(config: Config, tables: watch::Receiver<Arc<Table>>) -> Result<Balancer, StartError> {
+        let count = config.workers.max(1);
+        let mut sockets: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
+        let mut addresses = Vec::new();
+        let open = Arc::new(AtomicUsize::new(0));
+        for listener in &config.listeners {
+            let tls = listener.tls.as_ref().map(tls::acceptor).transpose()?;
+            let address = listener.address;
+            let bound = listener::bind(address, count).map_err(|source| StartError::Bind { address, source })?;
+            addresses.extend(bound.first().and_then(|socket| socket.local_addr().ok()));
+            for (worker, socket) in sockets.iter_mut().zip(bound) {
+                worker.push(Listener { socket, tls: tls.clone(), open: open.clone() });
+            }
+        }
+        let log = config.access_log.then(AccessLog::start).transpose().map_err(StartError::Thread)?;
+        let registry = Registry::new(count);
+        let (stage, stage_seen) = watch::channel(Stage::Serving);
+        let shared = Shared { config: Arc::new(config), registry: registry.clone(), stage: stage_seen.clone(), log };
+        let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));
+        let (reporter, reports) = watch::channel(NodeReport::default());
+        let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        let mut workers = Vec::new();
+        for (index, listeners) in sockets.into_iter().enumerate() {
+            let (shared, tables, counters) = (shared.clone(), tables_seen.clone(), counters[index].clone());
+            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+            let started = thread.spawn(move || run_worker(index, shared, counters, listeners, tables));
+            workers.push(started.map_err(StartError::Thread)?);
+        }
+        tokio::spawn(feed::run(registry, tables, to_workers, reporter, stage_seen));
+        Ok(Balancer { addresses, reports, counters, stage, workers, open })
+    }
+
+    /// What the listeners are bound to, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    pub fn reports(&self) -> watch::Receiver<NodeReport> {
+        self.reports.clone()
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        Metrics(self.counters.clone())
+    }
+
+    /// Open downstream connections.
+    pub fn open_connections(&self) -> usize {
+        self.open.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// No new connection from here on; those that are open are told to go (GOAWAY, `connection:
+    /// close`) and end with what runs on them.
+    pub fn leave(&self) {
+        self.stage.send_replace(Stage::Leaving);
+    }
+
+    /// Waits up to `deadline` for the last connection to end, cuts what is left, and joins the
+    /// workers. Says whether nothing had to be cut.
+    pub async fn end(self, deadline: Duration) -> bool {
+        self.leave();
+        let Balancer { workers, stage, .. } = self;
+        let joined = tokio::task::spawn_blocking(move || {
+            for worker in workers {
+                // A worker that panicked has said so.
+                let _ = worker.join();
+            }
+        });
+        tokio::pin!(joined);
+        match tokio::time::timeout(deadline, &mut joined).await {
+            Ok(_) => true,
+            Err(_) => {
+                stage.send_replace(Stage::Ended);
+                let _ = joined.await;
+                false
+            }
+        }
+    }
+}
+
+/// The body of a worker's thread.
+fn run_worker(
+    index: usize,
+    shared: Shared,
+    counters: Arc<Counters>,
+    listeners: Vec<Listener>,
+    tables: watch::Receiver<Arc<Table>>,
+) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return error!(%error, "a worker has no runtime"),
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        let mut stage = shared.stage.clone();
+        let worker = Worker::new(index, shared, counters);
+        let follow = tokio::task::spawn_local(worker.clone().follow(tables));
+        let connections = TaskTracker::new();
+        for listener in listeners {
+            let (worker, tracker) = (worker.clone(), connections.clone());
+            connections.spawn_local(async move {
+                if let Err(error) = listener.run(worker, tracker).await {
+                    error!(%error, "a listener ended");
+                }
+            });
+        }
+        // The listeners are tracked too: all is over when they and every connection have ended.
+        connections.close();
+        let rest = async {
+            connections.wait().await;
+            worker.tasks.close();
+            // Connections to endpoints end by themselves only when idle; tunnels are waited for.
+            worker.retire_all();
+            worker.tasks.wait().await;
+        };
+        tokio::select! {
+            () = rest => {}
+            _ = stage.wait_for(|stage| *stage >= Stage::Ended) => {}
+        }
+        follow.abort();
+    });
+}

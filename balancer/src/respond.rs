@@ -1,0 +1,85 @@
+//! The only maker of responses that no endpoint gave. Everything that can go wrong with a request
+//! becomes a status, a short text for people and `tidelock-reason` for programs here.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+/// Why the balancer answers itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    BadHost,
+    BadFraming,
+    BadBody,
+    UnknownHost,
+    NoRoute,
+    TargetTooLong,
+    HeadersTooLarge,
+    NoConnect,
+    /// The pool has no endpoint that may be used.
+    NoEndpoint,
+    /// The endpoint could not be reached.
+    Unreachable,
+    /// It broke off before a response.
+    BrokenOff,
+    /// It did not answer in time.
+    TooSlow,
+    /// It answered with something that is not HTTP.
+    BadResponse,
+}
+
+static REASON: HeaderName = HeaderName::from_static("tidelock-reason");
+
+impl Reason {
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Reason::BadHost => {
+                (StatusCode::BAD_REQUEST, "bad-host", "The Host of the request is missing or malformed.")
+            }
+            Reason::BadFraming => {
+                (StatusCode::BAD_REQUEST, "bad-framing", "The request's length is stated in more than one way.")
+            }
+            Reason::BadBody => (StatusCode::BAD_REQUEST, "bad-body", "The request's body is malformed."),
+            Reason::UnknownHost => {
+                (StatusCode::MISDIRECTED_REQUEST, "unknown-host", "No route of this balancer is for this host.")
+            }
+            Reason::NoRoute => (StatusCode::NOT_FOUND, "no-route", "No route of this balancer is for this path."),
+            Reason::TargetTooLong => (StatusCode::URI_TOO_LONG, "target-too-long", "The request's target is too long."),
+            Reason::HeadersTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "headers-too-large",
+                "The request's header fields are too large or too many.",
+            ),
+            Reason::NoConnect => (StatusCode::NOT_IMPLEMENTED, "no-connect", "This balancer is no tunnel."),
+            Reason::NoEndpoint => {
+                (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint", "No endpoint of the pool may be used now.")
+            }
+            Reason::Unreachable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "unreachable", "No endpoint of the pool could be reached.")
+            }
+            Reason::BrokenOff => (StatusCode::BAD_GATEWAY, "broken-off", "The endpoint broke off before it answered."),
+            Reason::TooSlow => (StatusCode::GATEWAY_TIMEOUT, "too-slow", "The endpoint did not answer in time."),
+            Reason::BadResponse => {
+                (StatusCode::BAD_GATEWAY, "bad-response", "The endpoint's answer was not valid HTTP.")
+            }
+        }
+    }
+
+    pub(crate) fn as_str(self) -> &'static str {
+        self.parts().1
+    }
+}
+
+pub(crate) fn respond(reason: Reason) -> Response<Bytes> {
+    let (status, code, text) = reason.parts();
+    let mut response = Response::new(Bytes::from(format!("{status}\n{text}\n")));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(REASON.clone(), HeaderValue::from_static(code));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}

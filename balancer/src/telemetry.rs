@@ -1,0 +1,144 @@
+//! What is counted and logged: one access event a request, and counters that each worker keeps
+//! for itself. Cookies, tokens and bodies are never logged.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// Events waiting for standard output; beyond it they are dropped and counted: a slow log must
+/// not slow requests.
+const QUEUE: usize = 8_192;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $field:ident: $name:literal, $help:literal;)*) => {
+        /// One worker's counters. Only that worker writes them.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(crate) struct Counters { $($(#[$doc])* pub(crate) $field: Counter,)* }
+
+        /// The sums over the workers, in the text format of Prometheus.
+        pub(crate) fn write_metrics(workers: &[Arc<Counters>], text: &mut String) {
+            $(
+                let sum: u64 = workers.iter().map(|worker| worker.$field.load()).sum();
+                let kind = if $name.ends_with("_total") { "counter" } else { "gauge" };
+                let family = $name;
+                let _ = writeln!(text, "# HELP {family} {}\n# TYPE {family} {kind}\n{} {sum}", $help, $name);
+            )*
+        }
+    };
+}
+
+counters! {
+    connections: "tidelock_downstream_connections", "Open downstream connections.";
+    connections_total: "tidelock_downstream_connections_total", "Downstream connections accepted.";
+    connections_refused: "tidelock_downstream_connections_refused_total", "Downstream connections closed at the limit.";
+    handshakes_failed: "tidelock_downstream_handshakes_failed_total", "Connections whose TLS or first bytes failed.";
+    responses_2xx: "tidelock_responses_2xx_total", "Responses with a status from 200 to 299.";
+    responses_3xx: "tidelock_responses_3xx_total", "Responses with a status from 300 to 399.";
+    responses_4xx: "tidelock_responses_4xx_total", "Responses with a status from 400 to 499.";
+    responses_5xx: "tidelock_responses_5xx_total", "Responses with a status from 500 to 599.";
+    responses_own: "tidelock_responses_own_total", "Responses made by the balancer itself.";
+    retries: "tidelock_retries_total", "Attempts after the first.";
+    moved: "tidelock_sessions_moved_total", "Pinned sessions that had to change their endpoint.";
+    begun: "tidelock_sessions_begun_total", "Sessions that were given a pin.";
+    client_aborts: "tidelock_client_aborts_total", "Requests that the client broke off.";
+    responses_cut: "tidelock_responses_cut_total", "Responses that began and did not end.";
+    websockets_total: "tidelock_websockets_opened_total", "WebSockets opened.";
+    log_dropped: "tidelock_access_log_dropped_total", "Access events dropped because the log was too slow.";
+}
+
+/// A number that one thread changes and others read.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn subtract(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn load(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Counters {
+    pub(crate) fn response(&self, status: u16) {
+        match status / 100 {
+            2 => self.responses_2xx.add(),
+            3 => self.responses_3xx.add(),
+            4 => self.responses_4xx.add(),
+            5 => self.responses_5xx.add(),
+            _ => {}
+        }
+    }
+}
+
+/// One request, when it has ended.
+#[derive(Debug, Serialize)]
+pub(crate) struct AccessEvent<'a> {
+    /// Unix time in milliseconds at the request's arrival.
+    pub(crate) time_ms: u64,
+    pub(crate) client: std::net::IpAddr,
+    pub(crate) protocol: &'static str,
+    pub(crate) method: &'a str,
+    pub(crate) host: &'a str,
+    /// Without the query, which may hold secrets.
+    pub(crate) path: &'a str,
+    pub(crate) status: u16,
+    pub(crate) epoch: u64,
+    pub(crate) route: &'a str,
+    pub(crate) pool: &'a str,
+    pub(crate) endpoint: &'a str,
+    /// none, key, new, kept, moved:REASON.
+    pub(crate) affinity: &'a str,
+    pub(crate) attempts: u32,
+    pub(crate) bytes: u64,
+    /// To the response's head, and to the end, in microseconds.
+    pub(crate) head_us: u64,
+    pub(crate) total_us: u64,
+    /// whole, cut (the endpoint's side broke), aborted (the client's did), own:REASON.
+    pub(crate) end: &'a str,
+}
+
+/// The way of access events to standard output, through a thread of its own.
+#[derive(Debug, Clone)]
+pub(crate) struct AccessLog {
+    queue: SyncSender<String>,
+}
+
+impl AccessLog {
+    pub(crate) fn start() -> std::io::Result<AccessLog> {
+        let (queue, events) = sync_channel(QUEUE);
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write_events(&events))?;
+        Ok(AccessLog { queue })
+    }
+
+    pub(crate) fn write(&self, event: &AccessEvent<'_>, counters: &Counters) {
+        let line = serde_json::to_string(event);
+        if line.is_ok_and(|line| self.queue.try_send(line).is_err()) {
+            counters.log_dropped.add();
+        }
+    }
+}
+
+fn write_events(events: &Receiver<String>) {
+    let mut out = std::io::BufWriter::with_capacity(64 * 1024, std::io::stdout());
+    while let Ok(first) = events.recv() {
+        let mut next = Some(first);
+        while let Some(line) = next {
+            // Nobody is left to tell when standard output is gone.
+            let _ = writeln!(out, "{line}");
+            next = events.recv_timeout(Duration::from_millis(50)).ok();
+        }
+        let _ = out.flush();
+    }
+}

@@ -1,0 +1,359 @@
+//! The upload pump: a request's body towards an endpoint, by the rules H1 to H3.
+//!
+//! The pump is owned by the request and polled with it. So a client's abort, or the end of the
+//! response, ends the upload in the same step, and no detached task can sit on a window for ever.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use h2::{Reason, SendStream};
+use http::HeaderMap;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
+
+use crate::body::{Abort, Piece, Received};
+use crate::source::Source;
+use crate::upstream::watch::{FrameWatch, ReadSign};
+
+/// A body of up to this many bytes is one DATA frame, the least that every peer accepts
+/// (RFC 9113 section 6.5.2).
+const FRAME: usize = 16_384;
+
+/// How an upload ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Uploaded {
+    /// The endpoint has been given all of it, END_STREAM included.
+    Whole,
+    /// The client's side broke; the endpoint has been told by RST_STREAM(CANCEL).
+    Aborted(Abort),
+    /// The endpoint takes no more; its response says why.
+    Refused,
+}
+
+/// The pump towards an HTTP/2 endpoint.
+///
+/// END_STREAM goes out only after the downstream request has ended cleanly (H1), on the last
+/// frame that bears data when the length is known (H2). The last frame of a longer body waits for
+/// a sign that the endpoint reads, for its answer, or for `hold_back` to pass: an app that answers
+/// without reading then never has END_STREAM in its queue, which is what Bandit complains about.
+pub(crate) struct H2Upload {
+    source: Source,
+    stream: SendStream<Bytes>,
+    /// Bytes to come by content-length.
+    left: Option<u64>,
+    /// Received and not yet given to the stream.
+    queue: Bytes,
+    ending: bool,
+    trailers: Option<HeaderMap>,
+    /// Watches for the endpoint's reading; there once a first frame has gone out.
+    sign: Option<Rc<ReadSign>>,
+    hold_back: Duration,
+    hold: Option<Pin<Box<Sleep>>>,
+    /// A response has begun: there is nothing to wait for.
+    answered: bool,
+    moved: bool,
+}
+
+impl H2Upload {
+    pub(crate) fn new(source: Source, stream: SendStream<Bytes>, length: Option<u64>, hold_back: Duration) -> H2Upload {
+        H2Upload {
+            source,
+            stream,
+            left: length,
+            queue: Bytes::new(),
+            ending: false,
+            trailers: None,
+            sign: None,
+            hold_back,
+            hold: None,
+            answered: false,
+            moved: false,
+        }
+    }
+
+    /// The response has begun.
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
+        self.source.commit();
+    }
+
+    /// Whether bytes have moved since the last call.
+    pub(crate) fn take_moved(&mut self) -> bool {
+        std::mem::take(&mut self.moved)
+    }
+
+    /// Ends the upload without END_STREAM: the endpoint sees a cancelled stream.
+    pub(crate) fn cancel(mut self) -> Source {
+        self.stream.send_reset(Reason::CANCEL);
+        self.source
+    }
+
+    /// The body, for another attempt; the stream is left as it is.
+    pub(crate) fn into_source(self) -> Source {
+        self.source
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, watch: &FrameWatch) -> Poll<Uploaded> {
+        loop {
+            while self.queue.len() > self.kept_for_last() {
+                if ready!(self.poll_send(cx, watch)).is_err() {
+                    return Poll::Ready(Uploaded::Refused);
+                }
+            }
+            if self.ending {
+                return self.poll_end(cx);
+            }
+            match ready!(self.source.poll_piece(cx)) {
+                Piece::Data(data) => {
+                    self.moved = true;
+                    if let Some(left) = &mut self.left {
+                        match left.checked_sub(data.len() as u64) {
+                            Some(less) => *left = less,
+                            None => return Poll::Ready(self.abort(Abort::Malformed)),
+                        }
+                    }
+                    self.enqueue(data);
+                    self.ending = self.source.is_end();
+                }
+                Piece::Trailers(trailers) => {
+                    self.trailers = Some(trailers);
+                    self.ending = true;
+                }
+                Piece::End => self.ending = true,
+                Piece::Aborted(abort) => return Poll::Ready(self.abort(abort)),
+            }
+            if self.ending && self.left.is_some_and(|left| left > 0) {
+                return Poll::Ready(self.abort(Abort::Malformed));
+            }
+        }
+    }
+
+    /// How much of the queue stays for the last frame: its end is known or must be near, and
+    /// END_STREAM shall ride on data.
+    fn kept_for_last(&self) -> usize {
+        let all_is_here = self.ending || self.left == Some(0);
+        let small = self.sign.is_none() && self.left.is_some_and(|left| self.queue.len() as u64 + left <= FRAME as u64);
+        if !(all_is_here || small) {
+            return 0;
+        }
+        match self.queue.len() {
+            length @ 0..=FRAME => length,
+            length => match length % FRAME {
+                0 => FRAME,
+                rest => rest,
+            },
+        }
+    }
+
+    fn enqueue(&mut self, data: Bytes) {
+        if self.queue.is_empty() {
+            self.queue = data;
+        } else {
+            // Only pieces of one small frame, or the last one, meet here.
+            let mut joined = BytesMut::with_capacity(self.queue.len() + data.len());
+            joined.extend_from_slice(&self.queue);
+            joined.extend_from_slice(&data);
+            self.queue = joined.freeze();
+        }
+    }
+
+    /// Sends what may go of the queue, as far as the window reaches.
+    fn poll_send(&mut self, cx: &mut Context<'_>, watch: &FrameWatch) -> Poll<Result<(), ()>> {
+        let wanted = self.queue.len() - self.kept_for_last();
+        let room = ready!(self.poll_room(cx, wanted))?;
+        if self.sign.is_none() {
+            self.sign = Some(watch.upload(self.stream.stream_id().as_u32()));
+        }
+        let piece = self.queue.split_to(room.min(wanted));
+        self.moved = true;
+        Poll::Ready(self.stream.send_data(piece, false).map_err(drop))
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, ()>> {
+        self.stream.reserve_capacity(wanted);
+        match self.stream.capacity() {
+            0 => loop {
+                match ready!(self.stream.poll_capacity(cx)) {
+                    Some(Ok(0)) => {}
+                    Some(Ok(room)) => return Poll::Ready(Ok(room)),
+                    Some(Err(_)) | None => return Poll::Ready(Err(())),
+                }
+            },
+            room => {
+                // A reset is not seen by a stream that has room.
+                if let Poll::Ready(_gone) = self.stream.poll_reset(cx) {
+                    return Poll::Ready(Err(()));
+                }
+                Poll::Ready(Ok(room))
+            }
+        }
+    }
+
+    /// The last frame, or the trailers: what makes the request whole.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
+        ready!(self.poll_reads(cx));
+        while !self.queue.is_empty() {
+            let length = self.queue.len();
+            let Ok(room) = ready!(self.poll_room(cx, length)) else {
+                return Poll::Ready(Uploaded::Refused);
+            };
+            let piece = self.queue.split_to(room.min(length));
+            let last = self.queue.is_empty() && self.trailers.is_none();
+            self.moved = true;
+            if self.stream.send_data(piece, last).is_err() {
+                return Poll::Ready(Uploaded::Refused);
+            }
+            if last {
+                return Poll::Ready(Uploaded::Whole);
+            }
+        }
+        let sent = match self.trailers.take() {
+            Some(trailers) => self.stream.send_trailers(trailers),
+            None => self.stream.send_data(Bytes::new(), true),
+        };
+        Poll::Ready(if sent.is_ok() { Uploaded::Whole } else { Uploaded::Refused })
+    }
+
+    /// Waits until the endpoint is seen to read, where there is something that it could have read.
+    fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(sign) = &self.sign else { return Poll::Ready(()) };
+        if self.answered || sign.poll_seen(cx.waker()) {
+            return Poll::Ready(());
+        }
+        if let Poll::Ready(_gone) = self.stream.poll_reset(cx) {
+            return Poll::Ready(());
+        }
+        let hold_back = self.hold_back;
+        self.hold.get_or_insert_with(|| Box::pin(sleep(hold_back))).as_mut().poll(cx)
+    }
+
+    fn abort(&mut self, abort: Abort) -> Uploaded {
+        self.stream.send_reset(Reason::CANCEL);
+        Uploaded::Aborted(abort)
+    }
+}
+
+/// The body that an HTTP/1.1 connection polls. The request shares it, and can take it back: for
+/// another attempt, or to end the upload.
+#[derive(Debug)]
+pub(crate) struct H1Body {
+    shared: Rc<RefCell<H1Shared>>,
+    length: Option<u64>,
+}
+
+#[derive(Debug)]
+struct H1Shared {
+    source: Option<Source>,
+    ended: Option<Uploaded>,
+    moved: bool,
+    waker: Option<Waker>,
+}
+
+/// The request's end of an [`H1Body`].
+#[derive(Debug)]
+pub(crate) struct H1Upload {
+    shared: Rc<RefCell<H1Shared>>,
+}
+
+/// The client's side of the upload broke.
+#[derive(Debug, thiserror::Error)]
+#[error("the upload was aborted")]
+pub(crate) struct UploadAborted;
+
+pub(crate) fn h1_upload(source: Source, length: Option<u64>) -> (H1Upload, H1Body) {
+    let ended = source.is_end().then_some(Uploaded::Whole);
+    let shared = Rc::new(RefCell::new(H1Shared { source: Some(source), ended, moved: false, waker: None }));
+    (H1Upload { shared: shared.clone() }, H1Body { shared, length })
+}
+
+impl H1Upload {
+    pub(crate) fn ended(&self) -> Option<Uploaded> {
+        self.shared.borrow().ended
+    }
+
+    pub(crate) fn take_moved(&self) -> bool {
+        std::mem::take(&mut self.shared.borrow_mut().moved)
+    }
+
+    pub(crate) fn commit(&self) {
+        if let Some(source) = &mut self.shared.borrow_mut().source {
+            source.commit();
+        }
+    }
+
+    /// Takes the rest of the body away from the connection, which then breaks off.
+    pub(crate) fn take(self) -> Option<Source> {
+        let mut shared = self.shared.borrow_mut();
+        if let Some(waker) = shared.waker.take() {
+            waker.wake();
+        }
+        shared.source.take()
+    }
+}
+
+impl Body for H1Body {
+    type Data = Bytes;
+    type Error = UploadAborted;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
+        let mut shared = self.shared.borrow_mut();
+        shared.waker = Some(cx.waker().clone());
+        let Some(source) = &mut shared.source else { return Poll::Ready(Some(Err(UploadAborted))) };
+        let piece = ready!(source.poll_piece(cx));
+        Poll::Ready(match piece {
+            Piece::Data(data) => {
+                shared.moved = true;
+                Some(Ok(Frame::data(data)))
+            }
+            Piece::Trailers(trailers) => {
+                shared.ended = Some(Uploaded::Whole);
+                Some(Ok(Frame::trailers(trailers)))
+            }
+            Piece::End => {
+                shared.ended = Some(Uploaded::Whole);
+                None
+            }
+            Piece::Aborted(abort) => {
+                shared.ended = Some(Uploaded::Aborted(abort));
+                Some(Err(UploadAborted))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let mut shared = self.shared.borrow_mut();
+        let end = shared.source.as_ref().is_some_and(Source::is_end);
+        if end {
+            // hyper does not poll a body that says it is over.
+            shared.ended.get_or_insert(Uploaded::Whole);
+        }
+        end
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self.length {
+            Some(length) => SizeHint::with_exact(length),
+            None if self.is_end_stream() => SizeHint::with_exact(0),
+            None => SizeHint::default(),
+        }
+    }
+}
+
+/// Reads and drops what the client still sends after a response that came first, up to a number
+/// of bytes and a time (H3): a client that is cut off while it writes may never read the response.
+pub(crate) async fn drain(mut rest: Received, limit: u64, time: Duration) {
+    let read = async {
+        let mut read = 0;
+        while let Piece::Data(data) = std::future::poll_fn(|cx| rest.poll_piece(cx)).await {
+            read += data.len() as u64;
+            if read > limit {
+                return;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(time, read).await;
+}
