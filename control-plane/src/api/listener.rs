@@ -1,0 +1,159 @@
+//! The admin socket with its bounds. The API's own: clients' traffic never comes here.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Sleep;
+
+/// Connections at one time. More wait in the kernel's queue: probes are short and come through as
+/// soon as one ends.
+const CONNECTIONS_MAX: usize = 1_024;
+/// A client that takes no byte for so long is cut: it would hold a stream's buffer for ever.
+const WRITE_STALL: Duration = Duration::from_secs(30);
+/// After a failed accept (mostly: no file descriptors), so that the loop does not spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+pub(crate) struct AdminListener {
+    inner: TcpListener,
+    places: Arc<Semaphore>,
+    write_stall: Duration,
+}
+
+impl AdminListener {
+    pub(crate) async fn bind(address: SocketAddr) -> io::Result<AdminListener> {
+        let inner = TcpListener::bind(address).await?;
+        Ok(AdminListener { inner, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), write_stall: WRITE_STALL })
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+}
+
+impl axum::serve::Listener for AdminListener {
+    type Io = Connection;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Connection, SocketAddr) {
+        let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
+        loop {
+            match self.inner.accept().await {
+                Ok((stream, peer)) => {
+                    // Without it small events wait for an acknowledgement; a failure costs only that.
+                    let _ = stream.set_nodelay(true);
+                    return (Connection::new(stream, place, self.write_stall), peer);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "the admin listener cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.inner.local_addr()
+    }
+}
+
+/// A connection that fails when its peer takes nothing for too long.
+pub(crate) struct Connection<S = TcpStream> {
+    stream: S,
+    write_stall: Duration,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<S> Connection<S> {
+    fn new(stream: S, place: OwnedSemaphorePermit, write_stall: Duration) -> Connection<S> {
+        Connection { stream, write_stall, stalled: None, _place: place }
+    }
+
+    /// Passes a write's progress on, and starts or ends the clock.
+    fn watch<T>(&mut self, cx: &mut Context<'_>, progress: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if progress.is_ready() {
+            self.stalled = None;
+            return progress;
+        }
+        let limit = self.write_stall;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(stalled.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no data")))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.watch(cx, progress)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.watch(cx, progress)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let progress = Pin::new(&mut self.stream).poll_flush(cx);
+        self.watch(cx, progress)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let progress = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch(cx, progress)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_cut() {
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let (ours, _theirs) = tokio::io::duplex(16);
+        let mut connection = Connection::new(ours, place, WRITE_STALL);
+        let began = tokio::time::Instant::now();
+        let error = connection.write_all(&[0; 64]).await.unwrap_err();
+        assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 30));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_reads_slowly_is_not_cut() {
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let (ours, mut theirs) = tokio::io::duplex(16);
+        let mut connection = Connection::new(ours, place, WRITE_STALL);
+        let reader = async {
+            for _ in 0..4 {
+                tokio::time::sleep(WRITE_STALL - Duration::from_secs(1)).await;
+                theirs.read_exact(&mut [0; 16]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(connection.write_all(&[0; 64]), reader);
+        written.unwrap();
+    }
+}

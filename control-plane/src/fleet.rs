@@ -1,0 +1,278 @@
+//! The control plane of one node, put together: Raft, the leader's chores, the exchange of reports
+//! and the Admin API.
+//!
+//! The binary's wiring starts it with a stream of the data plane's reports and gets a stream of
+//! tables back; that is all that passes between the planes. Nothing of the data plane ever waits
+//! for anything here. Every task is owned by [`ControlPlane`] and ends with it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidelock_core::command::Command;
+use tidelock_core::id::Name;
+use tidelock_core::report::NodeReport;
+use tidelock_core::table::Table;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::auth::BearerToken;
+use crate::api::events::{self, Events};
+use crate::api::listener::AdminListener;
+use crate::api::{self, Context};
+use crate::apply::Machine;
+use crate::metrics::MetricsHook;
+use crate::publish::{self, Published};
+use crate::raft::{self, RedbStore, Report};
+use chores::Chores;
+use consensus::Consensus;
+use exchange::Exchange;
+use leave::Leave;
+use roster::Roster;
+
+mod chores;
+pub(crate) mod clock;
+pub(crate) mod consensus;
+mod exchange;
+pub(crate) mod leave;
+pub(crate) mod roster;
+
+/// How long answers that are under way may take when the node stops; then they are cut. The answer
+/// to `leave?wait=true` is among them.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+pub struct ControlPlaneConfig {
+    /// Unique in the fleet.
+    pub name: Name,
+    /// For Raft's log; made when it is not there. A second process on it is refused.
+    pub data_dir: PathBuf,
+    /// None is a fleet of one, which opens no port for peers.
+    pub fleet: Option<FleetConfig>,
+    pub admin: AdminConfig,
+    /// The pools and routes of the configuration, in an order in which they can be applied: the
+    /// first leader proposes them as one batch to a new fleet. Empty: nothing.
+    pub initial: Vec<Command>,
+    /// Appends the data plane's metrics to `/metrics`.
+    pub metrics: Option<MetricsHook>,
+}
+
+/// This node's place among others.
+#[derive(Clone)]
+pub struct FleetConfig {
+    /// For peers, over mutual TLS.
+    pub listen: SocketAddr,
+    /// As peers reach this node, host and port.
+    pub advertise: String,
+    /// The nodes that begin the fleet. One that is not among them waits to be added.
+    pub founders: Vec<String>,
+    /// The same on every node, at least [`raft::MIN_SECRET`] bytes.
+    pub secret: Vec<u8>,
+}
+
+#[derive(Debug, Clone)]
+pub struct AdminConfig {
+    /// Port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// The API's URL as people reach it.
+    pub advertise: Option<String>,
+    /// Without one everybody who reaches the socket may write: the wiring asks for a loopback
+    /// address then.
+    pub token: Option<BearerToken>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("the admin API cannot listen on {address}")]
+    ListenAdmin { address: SocketAddr, source: std::io::Error },
+    #[error("cannot listen for peers on {address}")]
+    ListenPeers { address: SocketAddr, source: std::io::Error },
+    #[error("Raft cannot start from {}", data_dir.display())]
+    Raft { data_dir: PathBuf, source: raft::StartError },
+}
+
+/// A running control plane.
+pub struct ControlPlane {
+    table: watch::Receiver<Arc<Table>>,
+    admin_addr: SocketAddr,
+    leave: Leave,
+    stop: CancellationToken,
+    tasks: JoinSet<&'static str>,
+    consensus: Consensus,
+}
+
+/// What differs between Raft and the tests' stand-in for it.
+struct Agreement {
+    consensus: Consensus,
+    published: Published,
+    /// Other nodes' bulletins.
+    received: mpsc::Receiver<Report>,
+}
+
+impl ControlPlane {
+    /// Starts everything, within the caller's tokio runtime. A node that has been in a fleet serves
+    /// its last table when this returns; a new one has the empty table until the fleet has begun.
+    ///
+    /// `reports` is the data plane's word: with no epoch until it reads a first table. It may end;
+    /// this node then counts as missing.
+    pub async fn start(
+        config: ControlPlaneConfig,
+        reports: watch::Receiver<NodeReport>,
+    ) -> Result<ControlPlane, StartError> {
+        let (publisher, published) = publish::channel();
+        let options = raft::Options { fleet: fleet_options(&config).await?, ..raft::Options::default() };
+        let data_dir = config.data_dir.clone();
+        let failed = |source| StartError::Raft { data_dir, source };
+        let started = RedbStore::open(&config.data_dir, None)
+            .map_err(raft::StartError::from)
+            .and_then(|store| raft::start(options, store, Machine::new(publisher)));
+        let (raft, received) = started.map_err(failed)?;
+        let consensus = Consensus::Raft(raft);
+        let agreement = Agreement { consensus: consensus.clone(), published, received };
+        let assembled = ControlPlane::assemble(config, reports, agreement).await;
+        if assembled.is_err() {
+            consensus.stop().await;
+        }
+        assembled
+    }
+
+    async fn assemble(
+        config: ControlPlaneConfig,
+        reports: watch::Receiver<NodeReport>,
+        agreement: Agreement,
+    ) -> Result<ControlPlane, StartError> {
+        let Agreement { consensus, published, received } = agreement;
+        let address = config.admin.listen;
+        let failed = |source| StartError::ListenAdmin { address, source };
+        let listener = AdminListener::bind(address).await.map_err(failed)?;
+        let admin_addr = listener.address().map_err(failed)?;
+
+        let (roster, roster_rx) = watch::channel(Roster::new());
+        let (leave, stop) = (Leave::default(), CancellationToken::new());
+        let exchange = Exchange {
+            consensus: consensus.clone(),
+            name: config.name.clone(),
+            admin: config.admin.advertise.clone(),
+            reports,
+            received,
+            leave: leave.clone(),
+            roster,
+        };
+        let chores = Chores {
+            consensus: consensus.clone(),
+            published: published.clone(),
+            roster: roster_rx.clone(),
+            leave: leave.clone(),
+            initial: config.initial,
+        };
+        let table = published.table.clone();
+        let context = Context {
+            consensus: consensus.clone(),
+            published,
+            roster: roster_rx,
+            events: Events::new(),
+            leave: leave.clone(),
+            node: config.name,
+            admin: config.admin.advertise.map(Arc::from),
+            token: config.admin.token,
+            metrics: config.metrics,
+            stop: stop.clone(),
+        };
+
+        let mut tasks = JoinSet::new();
+        owned(&mut tasks, "report exchange", &stop, exchange.run());
+        owned(&mut tasks, "leader's chores", &stop, chores.run());
+        owned(&mut tasks, "event broadcast", &stop, events::broadcast(context.clone()));
+        owned(&mut tasks, "Raft", &stop, ended(consensus.clone()));
+        tasks.spawn(serve(listener, context, stop.clone()));
+        tracing::info!(address = %admin_addr, "the admin API listens");
+        Ok(ControlPlane { table, admin_addr, leave, stop, tasks, consensus })
+    }
+
+    /// The newest table; at the start the empty one, with epoch 0.
+    pub fn table(&self) -> watch::Receiver<Arc<Table>> {
+        self.table.clone()
+    }
+
+    pub fn admin_addr(&self) -> SocketAddr {
+        self.admin_addr
+    }
+
+    /// The wiring's handle on leaving: it waits for [`Leave::requested`], carries the leaving out as
+    /// on SIGTERM (for which it calls [`Leave::request`] itself, so that readiness ends), and says
+    /// [`LeaveState::Left`](leave::LeaveState::Left) before it calls [`ControlPlane::shutdown`].
+    pub fn leave(&self) -> Leave {
+        self.leave.clone()
+    }
+
+    /// Returns when a part of the control plane has ended that never should, with its name: the
+    /// wiring ends the process then.
+    pub async fn failed(&mut self) -> String {
+        match self.tasks.join_next().await {
+            Some(Ok(part)) => part.to_owned(),
+            Some(Err(error)) => error.to_string(),
+            None => "everything".to_owned(),
+        }
+    }
+
+    /// Finishes the answers that are under way, for a moment, ends every task and closes the log.
+    pub async fn shutdown(mut self) {
+        self.stop.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.consensus.stop().await;
+    }
+}
+
+async fn fleet_options(config: &ControlPlaneConfig) -> Result<Option<raft::Fleet>, StartError> {
+    let Some(fleet) = config.fleet.clone() else { return Ok(None) };
+    let address = fleet.listen;
+    let listener = TcpListener::bind(address).await.map_err(|source| StartError::ListenPeers { address, source })?;
+    Ok(Some(raft::Fleet {
+        listener,
+        advertise: fleet.advertise,
+        founders: fleet.founders,
+        secret: fleet.secret,
+        name: config.name.to_string(),
+        admin: config.admin.advertise.clone().unwrap_or_default(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }))
+}
+
+/// Returns when Raft's thread has ended.
+async fn ended(consensus: Consensus) {
+    let mut status = consensus.watch_status();
+    while status.changed().await.is_ok() {}
+}
+
+/// Runs a task that only a stop may end.
+fn owned(
+    tasks: &mut JoinSet<&'static str>,
+    name: &'static str,
+    stop: &CancellationToken,
+    task: impl Future<Output = ()> + Send + 'static,
+) {
+    let stop = stop.clone();
+    tasks.spawn(async move {
+        stop.run_until_cancelled(task).await;
+        name
+    });
+}
+
+async fn serve(listener: AdminListener, context: Context, stop: CancellationToken) -> &'static str {
+    let router = api::router(context);
+    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let cut = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        _ = server.into_future() => {}
+        () = cut => tracing::debug!("answers of the admin API were cut at the node's end"),
+    }
+    "admin API"
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

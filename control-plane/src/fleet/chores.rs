@@ -1,0 +1,187 @@
+//! What the leader does of its own accord: the first configuration, the cookie key, the ends of
+//! drains.
+//!
+//! [`next`] decides, without I/O, from what is known now; [`Chores::run`] proposes what it says.
+//! Every chore is found again from the state alone, so a new leader goes on where the old one
+//! stopped, and two leaders that overlap propose things that the state machine takes once.
+
+use std::time::{Duration, Instant};
+
+use tidelock_core::affinity::{CookieKey, KeySecret};
+use tidelock_core::command::{Command, IdempotencyKey};
+use tidelock_core::drain;
+use tidelock_core::id::{Epoch, NodeId};
+use tidelock_core::state::{DrainState, Outcome, State};
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+
+use super::clock;
+use super::consensus::Consensus;
+use super::leave::{Leave, LeaveState};
+use super::roster::{self, Member, Roster};
+use crate::publish::Published;
+use crate::raft::Role;
+
+/// How often the leader looks. A drain ends at most this much later than it could; looking costs a
+/// walk over the drains that are under way.
+const EVERY: Duration = Duration::from_millis(200);
+
+/// A hand-over that came to nothing is tried again after this: Raft gives one up within an election's
+/// time.
+const HAND_OVER_EVERY: Duration = Duration::from_secs(3);
+
+/// The keys under which a fleet's first entries are proposed: a new leader that has not applied yet
+/// what the old one did proposes them again, and they must not replace what is there.
+const INITIAL_KEY: &str = "tidelock-initial-configuration";
+const FIRST_COOKIE_KEY: &str = "tidelock-first-cookie-key";
+
+/// One thing to propose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Chore {
+    /// The configuration that the node was started with.
+    Initial,
+    /// A first cookie key, distributed before any node seals with it.
+    MakeKey,
+    /// All live nodes have the key: let them seal with it.
+    PromoteKey(CookieKey),
+    FinishDrain(Command),
+}
+
+/// What a leader remembers of its own time: lost with it, and rebuilt by the next one.
+#[derive(Debug, Default)]
+pub(crate) struct Memory {
+    /// The initial configuration was refused. It is told once, not five times a second.
+    initial_refused: bool,
+    /// The key that waits for promotion, and an epoch at which it was in the state for certain.
+    waiting: Option<(u8, Epoch)>,
+    /// When this node, leaving, last asked another one to lead.
+    handed_over: Option<Instant>,
+}
+
+impl Memory {
+    fn may_hand_over(&self, now: Instant) -> bool {
+        self.handed_over.is_none_or(|at| now.duration_since(at) >= HAND_OVER_EVERY)
+    }
+}
+
+/// The voter to lead next: one that is heard of and stays.
+fn successor(members: &[Member]) -> Option<NodeId> {
+    let stays = |member: &&Member| member.report().is_some_and(|report| !report.leaving);
+    members.iter().filter(|member| !member.local && member.role == Role::Follower).find(stays).map(|member| member.id)
+}
+
+/// The chores that are due. A fleet without a cookie key is a new one: only then is the initial
+/// configuration proposed, so that what an operator deletes later does not come back.
+pub(crate) fn next(
+    state: &State,
+    members: &[Member],
+    has_initial: bool,
+    memory: &mut Memory,
+    now_ms: u64,
+) -> Vec<Chore> {
+    let mut chores = Vec::new();
+    match state.cookie_keys.last() {
+        None => {
+            let empty = state.pools.is_empty() && state.routes.is_empty();
+            if has_initial && empty && !memory.initial_refused {
+                chores.push(Chore::Initial);
+            }
+            chores.push(Chore::MakeKey);
+        }
+        Some(key) if !key.promoted => {
+            let now = state.epoch.unwrap_or(Epoch(0));
+            let since = match memory.waiting {
+                Some((id, since)) if id == key.id => since,
+                _ => memory.waiting.insert((key.id, now)).1,
+            };
+            let mut live = members.iter().filter_map(Member::report).peekable();
+            if live.peek().is_some() && live.all(|report| report.epoch.is_some_and(|at| at >= since)) {
+                chores.push(Chore::PromoteKey(CookieKey { promoted: true, ..key.clone() }));
+            }
+        }
+        Some(_) => {}
+    }
+    if state.drains.values().any(|drain| drain.state == DrainState::Draining) {
+        chores.extend(drain::finished(state, &roster::seen(members), now_ms).into_iter().map(Chore::FinishDrain));
+    }
+    chores
+}
+
+pub(crate) struct Chores {
+    pub(crate) consensus: Consensus,
+    pub(crate) published: Published,
+    pub(crate) roster: watch::Receiver<Roster>,
+    pub(crate) leave: Leave,
+    /// Pools and routes of the node's configuration.
+    pub(crate) initial: Vec<Command>,
+}
+
+impl Chores {
+    /// Runs until it is dropped.
+    pub(crate) async fn run(self) {
+        let mut ticks = tokio::time::interval(EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut memory = Memory::default();
+        loop {
+            ticks.tick().await;
+            let raft = self.consensus.status();
+            if raft.role != Role::Leader {
+                memory = Memory::default();
+                continue;
+            }
+            let now = Instant::now();
+            let members = self.roster.borrow().members(&raft, &[], now);
+            if self.leave.state() != LeaveState::Serving && memory.may_hand_over(now) {
+                // Nobody to hand over to is fine: the others elect one when this node is gone.
+                if let Some(to) = successor(&members) {
+                    tracing::info!(%to, "this node leaves and hands its leadership over");
+                    memory.handed_over = Some(now);
+                    self.consensus.hand_over(to);
+                }
+            }
+            let state = self.published.state();
+            for chore in next(&state, &members, !self.initial.is_empty(), &mut memory, clock::now_ms()) {
+                self.propose(chore, &mut memory).await;
+            }
+        }
+    }
+
+    async fn propose(&self, chore: Chore, memory: &mut Memory) {
+        let (command, key) = match &chore {
+            Chore::Initial => (Command::Batch { commands: self.initial.clone() }, Some(INITIAL_KEY)),
+            Chore::MakeKey => {
+                let key = CookieKey { id: 1, secret: KeySecret(rand::random()), promoted: false };
+                (Command::PutCookieKey { key }, Some(FIRST_COOKIE_KEY))
+            }
+            Chore::PromoteKey(key) => (Command::PutCookieKey { key: key.clone() }, None),
+            Chore::FinishDrain(command) => (command.clone(), None),
+        };
+        let key = key.map(|key| IdempotencyKey::try_from(key.to_owned()).expect("the keys above are printable ASCII"));
+        match self.consensus.propose(command, key).await {
+            Ok(Outcome::Applied { epoch, .. }) => {
+                tracing::info!(%epoch, chore = chore.name(), "the leader did a chore");
+                self.published.reached(epoch).await;
+            }
+            Ok(Outcome::Rejected { reason }) => {
+                memory.initial_refused |= chore == Chore::Initial;
+                tracing::warn!(%reason, chore = chore.name(), "a chore of the leader was refused");
+            }
+            // It is due again at the next look, at whoever leads then.
+            Err(error) => tracing::debug!(%error, chore = chore.name(), "a chore of the leader got no answer"),
+        }
+    }
+}
+
+impl Chore {
+    fn name(&self) -> &'static str {
+        match self {
+            Chore::Initial => "propose the initial configuration",
+            Chore::MakeKey => "make a cookie key",
+            Chore::PromoteKey(_) => "promote the cookie key",
+            Chore::FinishDrain(_) => "end a drain",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,119 @@
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tidelock_core::command::{DrainMode, Proposal};
+use tidelock_core::id::{DrainId, EndpointId, Name, NodeId};
+use tidelock_core::report::{Counts, NodeReport};
+
+use super::*;
+use crate::fleet::roster::Bulletin;
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn apply(state: &mut State, epoch: u64, command: Command) {
+    let outcome = state.apply(Epoch(epoch), &Proposal { at_ms: 0, key: None, command });
+    assert!(matches!(outcome, Outcome::Applied { .. }), "{outcome:?}");
+}
+
+/// A member that reports the epoch, with so many requests on endpoint 2.
+fn member(id: u64, epoch: u64, requests: u64) -> Member {
+    let counts = Counts { requests, websockets: 0 };
+    let endpoints = if requests == 0 { BTreeMap::new() } else { [(EndpointId(2), counts)].into() };
+    let report = NodeReport { epoch: Some(Epoch(epoch)), endpoints, ..NodeReport::default() };
+    Member {
+        id: NodeId(id),
+        role: Role::Follower,
+        local: id == 1,
+        label: format!("n{id}"),
+        age: Some(Duration::ZERO),
+        bulletin: Some(Arc::new(Bulletin { name: name("n"), admin: None, report })),
+    }
+}
+
+fn missing(id: u64) -> Member {
+    Member { age: Some(roster::FRESH * 2), ..member(id, 1_000, 0) }
+}
+
+#[test]
+fn a_leaving_leader_hands_over_to_one_that_stays() {
+    let leaving = |id| {
+        let mut member = member(id, 5, 0);
+        let mut bulletin = (**member.bulletin.as_ref().unwrap()).clone();
+        bulletin.report.leaving = true;
+        member.bulletin = Some(Arc::new(bulletin));
+        member
+    };
+    let learner = Member { role: Role::Learner, ..member(4, 5, 0) };
+    assert_eq!(successor(&[member(1, 5, 0), leaving(2), missing(3), learner.clone()]), None);
+    assert_eq!(successor(&[member(1, 5, 0), leaving(2), learner, member(5, 5, 0)]), Some(NodeId(5)));
+}
+
+fn key(promoted: bool) -> CookieKey {
+    CookieKey { id: 1, secret: KeySecret([7; 32]), promoted }
+}
+
+#[test]
+fn a_new_fleet_gets_its_configuration_and_a_key() {
+    let mut memory = Memory::default();
+    let state = State::default();
+    assert_eq!(next(&state, &[], true, &mut memory, 0), [Chore::Initial, Chore::MakeKey]);
+    assert_eq!(next(&state, &[], false, &mut memory, 0), [Chore::MakeKey]);
+    memory.initial_refused = true;
+    assert_eq!(next(&state, &[], true, &mut memory, 0), [Chore::MakeKey], "a refused one is not repeated");
+}
+
+#[test]
+fn a_fleet_that_was_emptied_stays_empty() {
+    let mut state = State::default();
+    apply(&mut state, 2, Command::PutCookieKey { key: key(true) });
+    assert_eq!(next(&state, &[], true, &mut Memory::default(), 0), []);
+}
+
+#[test]
+fn a_key_is_promoted_when_every_live_node_has_it() {
+    let mut state = State::default();
+    apply(&mut state, 5, Command::PutCookieKey { key: key(false) });
+    let mut memory = Memory::default();
+    let mut due = |members: &[Member]| next(&state, members, false, &mut memory, 0);
+    assert_eq!(due(&[]), [], "nobody is not everybody");
+    assert_eq!(due(&[member(1, 5, 0), member(2, 4, 0)]), [], "a node still reads the table before");
+    assert_eq!(due(&[member(1, 5, 0), member(2, 5, 0), missing(3)]), [Chore::PromoteKey(key(true))]);
+}
+
+#[test]
+fn a_new_leader_promotes_a_key_that_it_did_not_make() {
+    let mut state = State::default();
+    apply(&mut state, 5, Command::PutCookieKey { key: key(false) });
+    apply(&mut state, 9, Command::PutPool { name: name("p"), spec: Default::default() });
+    let mut memory = Memory::default();
+    assert_eq!(next(&state, &[member(1, 8, 0)], false, &mut memory, 0), [], "when it came in is not known");
+    apply(&mut state, 10, Command::PutPool { name: name("q"), spec: Default::default() });
+    let due = next(&state, &[member(1, 9, 0)], false, &mut memory, 0);
+    assert_eq!(due, [Chore::PromoteKey(key(true))], "later entries do not put it off");
+}
+
+#[test]
+fn a_drain_ends_when_every_member_reports_zero() {
+    let mut state = State::default();
+    apply(&mut state, 2, Command::PutCookieKey { key: key(true) });
+    apply(&mut state, 3, Command::PutPool { name: name("p"), spec: Default::default() });
+    let spec = serde_json::from_str(r#"{"address":"a:1"}"#).unwrap();
+    apply(&mut state, 4, Command::PutEndpoint { pool: name("p"), name: name("e"), spec });
+    assert_eq!(state.pools[&name("p")].endpoints[&name("e")].id, EndpointId(2));
+    let due = |state: &State, members: &[Member]| next(state, members, false, &mut Memory::default(), 0);
+    assert_eq!(due(&state, &[member(1, 4, 0)]), []);
+    let start = Command::StartDrain {
+        pool: name("p"),
+        endpoint: name("e"),
+        mode: DrainMode::Streams,
+        deadline_ms: None,
+        reason: String::new(),
+    };
+    apply(&mut state, 5, start);
+    assert_eq!(due(&state, &[member(1, 5, 0), member(2, 5, 1)]), [], "a request is left");
+    assert_eq!(due(&state, &[member(1, 5, 0), missing(2)]), [], "a missing node is not a node at zero");
+    let finish = Command::FinishDrain { drain: DrainId(5), forced: false };
+    assert_eq!(due(&state, &[member(1, 5, 0), member(2, 6, 0)]), [Chore::FinishDrain(finish)]);
+}

@@ -1,0 +1,227 @@
+//! Both stores do the same, also over a restart, and redb notices damage.
+
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+use raft::prelude::{Entry, HardState, Snapshot};
+
+use super::memory::Disk;
+use super::redb::RedbStore;
+use super::*;
+use crate::raft::membership::{self, Change, Membership};
+
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new() -> Self {
+        let directory = std::env::temp_dir().join(format!("tidelock-store-{:016x}", rand::random::<u64>()));
+        Self(directory)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn entry(index: u64, term: u64) -> Entry {
+    let mut entry = Entry::default();
+    (entry.index, entry.term) = (index, term);
+    entry.data = format!("entry {index} of term {term}").into_bytes().into();
+    entry
+}
+
+fn snapshot(index: u64, term: u64) -> Snapshot {
+    let mut snapshot = Snapshot { data: format!("state {index}").into_bytes().into(), ..Snapshot::default() };
+    let metadata = snapshot.mut_metadata();
+    (metadata.index, metadata.term) = (index, term);
+    metadata.set_conf_state((&Membership::of_voters(&[1, 2, 3])).into());
+    snapshot
+}
+
+fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
+    let mut state = HardState::default();
+    (state.term, state.vote, state.commit) = (term, vote, commit);
+    state
+}
+
+/// A step that a driver could take: always leaves a log that `check` accepts.
+#[derive(Debug, Clone)]
+enum Step {
+    Append { back: u64, count: u64 },
+    Commit,
+    Compact { keep: u64 },
+    Install { ahead: u64 },
+    Remember,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..4u64, 1..5u64).prop_map(|(back, count)| Step::Append { back, count }),
+        Just(Step::Commit),
+        (0..3u64).prop_map(|keep| Step::Compact { keep }),
+        (1..9u64).prop_map(|ahead| Step::Install { ahead }),
+        Just(Step::Remember),
+    ]
+}
+
+/// Carries the step out on a store, given what the store holds.
+fn take(step: &Step, term: u64, at: &Loaded, store: &mut dyn Store) {
+    let last = at.compacted.index + at.entries.len() as u64;
+    let commit = at.hard_state.commit;
+    match *step {
+        Step::Append { back, count } => {
+            let first = (last + 1).saturating_sub(back).max(commit + 1);
+            let entries: Vec<Entry> = (first..first + count).map(|index| entry(index, term)).collect();
+            let state = hard_state(term, 2, commit);
+            store.commit(&Write { entries: &entries, hard_state: Some(&state), ..Write::default() }).unwrap();
+        }
+        Step::Commit => {
+            let state = hard_state(at.hard_state.term, at.hard_state.vote, last);
+            store.commit(&Write { hard_state: Some(&state), ..Write::default() }).unwrap();
+        }
+        Step::Compact { keep } => {
+            let cut = commit.saturating_sub(keep);
+            if cut <= at.compacted.index {
+                return;
+            }
+            let cut = &at.entries[(cut - at.compacted.index - 1) as usize];
+            let position = Position { index: cut.index, term: cut.term };
+            let log = LogStart::CompactTo(position);
+            let held = snapshot(commit, at.hard_state.term);
+            store.commit(&Write { snapshot: Some(&held), log, ..Write::default() }).unwrap();
+        }
+        Step::Install { ahead } => {
+            let position = Position { index: last + ahead, term };
+            let (held, state) = (snapshot(position.index, term), hard_state(term, 0, position.index));
+            let log = LogStart::ResetTo(position);
+            store.commit(&Write { snapshot: Some(&held), log, hard_state: Some(&state), ..Write::default() }).unwrap();
+        }
+        Step::Remember => {
+            let addresses = [(2, "b:7946".to_owned())];
+            store.commit(&Write { founders: Some(&[1, 2]), addresses: Some(&addresses), ..Write::default() }).unwrap();
+        }
+    }
+}
+
+proptest! {
+    // Each case is some dozens of fsyncs.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn both_stores_agree_over_any_history_and_a_restart(steps in proptest::collection::vec(step(), 1..14)) {
+        let directory = Directory::new();
+        let memory = Disk::new(7);
+        let mut redb = RedbStore::open(&directory.0, Some(7)).unwrap();
+        for (term, step) in (1..).zip(&steps) {
+            let at = memory.store().load().unwrap();
+            prop_assert_eq!(&redb.load().unwrap(), &at);
+            take(step, term, &at, &mut memory.store());
+            take(step, term, &at, &mut redb);
+        }
+        drop(redb);
+        let mut redb = RedbStore::open(&directory.0, None).unwrap();
+        prop_assert_eq!(redb.load().unwrap(), memory.store().load().unwrap());
+    }
+}
+
+#[test]
+fn an_id_is_minted_once_for_a_directory() {
+    let directory = Directory::new();
+    let id = RedbStore::open(&directory.0, None).unwrap().node_id();
+    assert_ne!(id, 0);
+    let again = RedbStore::open(&directory.0, Some(id ^ 1)).unwrap().node_id();
+    assert_eq!(again, id, "an id given from outside must not replace the disk's");
+}
+
+#[test]
+fn a_second_process_is_told_that_the_file_is_in_use() {
+    let directory = Directory::new();
+    let _first = RedbStore::open(&directory.0, None).unwrap();
+    let error = RedbStore::open(&directory.0, None).err().expect("the file is locked");
+    assert!(matches!(error, StoreError::Locked(_)), "{error}");
+}
+
+#[test]
+fn a_membership_entry_survives_the_disk() {
+    let directory = Directory::new();
+    let mut change = Entry::default();
+    (change.index, change.term) = (2, 1);
+    change.set_entry_type(raft::prelude::EntryType::EntryConfChangeV2);
+    change.data = membership::encode(&[Change::AddVoter(9)]).into();
+    let mut store = RedbStore::open(&directory.0, Some(7)).unwrap();
+    take(&Step::Install { ahead: 1 }, 1, &store.load().unwrap(), &mut store);
+    store.commit(&Write { entries: std::slice::from_ref(&change), ..Write::default() }).unwrap();
+    assert_eq!(store.load().unwrap().entries, [change]);
+}
+
+/// Rewrites one record of the file behind the store's back.
+fn damage(directory: &Directory, alter: impl FnOnce(&mut Vec<u8>), table: &str) {
+    use ::redb::{Database, ReadableTable, TableDefinition};
+    let database = Database::open(directory.0.join("raft.redb")).unwrap();
+    let transaction = database.begin_write().unwrap();
+    if table == "log" {
+        let mut log = transaction.open_table(TableDefinition::<u64, &[u8]>::new("log")).unwrap();
+        let mut record = log.get(2).unwrap().unwrap().value().to_vec();
+        alter(&mut record);
+        log.insert(2, record.as_slice()).unwrap();
+    } else {
+        let mut meta = transaction.open_table(TableDefinition::<&str, &[u8]>::new("meta")).unwrap();
+        let mut record = meta.get(table).unwrap().unwrap().value().to_vec();
+        alter(&mut record);
+        meta.insert(table, record.as_slice()).unwrap();
+    }
+    transaction.commit().unwrap();
+}
+
+fn written() -> Directory {
+    let directory = Directory::new();
+    let mut store = RedbStore::open(&directory.0, Some(7)).unwrap();
+    take(&Step::Install { ahead: 1 }, 1, &store.load().unwrap(), &mut store);
+    take(&Step::Append { back: 0, count: 3 }, 2, &store.load().unwrap(), &mut store);
+    directory
+}
+
+#[test]
+fn a_flipped_bit_in_any_record_is_refused_with_what_to_do() {
+    for table in ["log", "hard state", "snapshot", "compacted"] {
+        let directory = written();
+        damage(&directory, |record| *record.last_mut().unwrap() ^= 1, table);
+        let error = RedbStore::open(&directory.0, None).unwrap().load().unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{table}: {error}");
+        assert!(error.to_string().contains("delete its data directory"), "{error}");
+    }
+}
+
+#[test]
+fn a_cut_record_is_refused() {
+    let directory = written();
+    damage(&directory, |record| record.truncate(3), "log");
+    assert!(matches!(RedbStore::open(&directory.0, None).unwrap().load(), Err(StoreError::Corrupt { .. })));
+}
+
+#[test]
+fn a_newer_format_is_refused_by_its_number() {
+    let directory = written();
+    damage(&directory, |record| *record = seal(b"format", &9u32), "format");
+    let error = RedbStore::open(&directory.0, None).err().expect("the format is unknown");
+    assert!(matches!(error, StoreError::Format { found: 9, .. }), "{error}");
+}
+
+#[test]
+fn whole_records_that_contradict_each_other_are_refused() {
+    type Contradiction = fn(&mut Loaded);
+    let contradictions: [(&str, Contradiction); 5] = [
+        ("a gap", |loaded| _ = loaded.entries.remove(0)),
+        ("a falling term", |loaded| loaded.entries[2].term = 1),
+        ("a commit beyond the log", |loaded| loaded.hard_state.commit = 99),
+        ("a commit before the snapshot", |loaded| loaded.hard_state.commit = 0),
+        ("a term below the log's", |loaded| loaded.hard_state.term = 1),
+    ];
+    for (name, contradict) in contradictions {
+        let mut loaded = RedbStore::open(&written().0, None).unwrap().load().unwrap();
+        contradict(&mut loaded);
+        assert!(matches!(loaded.check(), Err(StoreError::Corrupt { .. })), "{name}");
+    }
+}

@@ -1,0 +1,144 @@
+//! The API's answers, as far as the command line shows them. Fields that it does not know are
+//! passed over and missing ones are empty, so that an older command line talks to a newer node.
+
+use serde::Deserialize;
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Status {
+    pub(super) epoch: u64,
+    pub(super) node: String,
+    pub(super) leader: Option<String>,
+    pub(super) quorum: bool,
+    pub(super) pools: Vec<Pool>,
+    pub(super) routes: Vec<Route>,
+    pub(super) nodes: Vec<Node>,
+    pub(super) drains: Vec<Drain>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pools {
+    pub(super) pools: Vec<Pool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Routes {
+    pub(super) routes: Vec<Route>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Nodes {
+    pub(super) nodes: Vec<Node>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Drains {
+    pub(super) drains: Vec<Drain>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pool {
+    pub(super) name: String,
+    pub(super) spec: PoolSpec,
+    pub(super) endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct PoolSpec {
+    pub(super) protocol: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Endpoint {
+    pub(super) name: String,
+    pub(super) address: String,
+    pub(super) weight: u32,
+    pub(super) revision: Option<String>,
+    pub(super) phase: String,
+    pub(super) requests: u64,
+    pub(super) websockets: u64,
+    pub(super) drain: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Route {
+    pub(super) name: String,
+    pub(super) spec: RouteSpec,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct RouteSpec {
+    pub(super) host: Option<String>,
+    pub(super) path_prefix: String,
+    pub(super) pool: String,
+    pub(super) affinity: Affinity,
+    pub(super) expose: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Affinity {
+    kind: String,
+    name: Option<String>,
+}
+
+impl Affinity {
+    /// As `--affinity` takes it.
+    pub(super) fn show(&self) -> String {
+        match &self.name {
+            Some(name) => format!("{}:{name}", self.kind),
+            None => self.kind.clone(),
+        }
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Node {
+    pub(super) id: String,
+    pub(super) name: String,
+    pub(super) role: String,
+    pub(super) reachable: bool,
+    pub(super) epoch: Option<u64>,
+    pub(super) admin: Option<String>,
+    #[serde(rename = "self")]
+    pub(super) is_self: bool,
+    pub(super) version: Option<String>,
+    pub(super) leaving: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Drain {
+    pub(super) id: String,
+    pub(super) pool: String,
+    pub(super) endpoint: String,
+    pub(super) mode: String,
+    pub(super) state: String,
+    /// Unix time in milliseconds.
+    pub(super) deadline_ms: Option<u64>,
+    pub(super) reason: String,
+    pub(super) requests: u64,
+    pub(super) websockets: u64,
+    pub(super) safe: bool,
+    pub(super) nodes: Vec<DrainNode>,
+    pub(super) missing: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct DrainNode {
+    pub(super) node: String,
+    pub(super) reported: bool,
+    pub(super) requests: u64,
+    pub(super) websockets: u64,
+}

@@ -1,0 +1,229 @@
+//! Third stage: what the values mean together, and the files that they name. Reports what is
+//! wrong and yields a configuration only when nothing that it needs is missing.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+
+use super::layers::Located;
+use super::problem::{Problems, Source};
+use super::shape::{AdminDraft, Draft, FleetDraft, ListenerDraft, NodeDraft, TlsDraft};
+use super::{Admin, Config, Fleet, Listener, ListenerTls, Node, Secret, initial};
+
+/// A shared secret is the whole of a peer's identity, so it is as long as an AES-256 key.
+const MIN_SECRET_BYTES: usize = 32;
+/// A token may be typed by people; shorter ones are guessed.
+const MIN_TOKEN_BYTES: usize = 16;
+
+pub(super) fn check(draft: Draft, problems: &mut Problems) -> Option<Config> {
+    check_addresses(&draft, problems);
+    if draft.settles_too_long() {
+        let reason = "is longer than drain.deadline_ms: connections would be cut before any were asked to leave";
+        problems.report(&draft.drain_source, "drain.settle_ms", reason);
+    }
+    if draft.limits.max_path_bytes > draft.limits.max_header_bytes {
+        let reason = "is more than limits.max_header_bytes, which counts the path too";
+        problems.report(&draft.limits_source, "limits.max_path_bytes", reason);
+    }
+    // Every check runs, so none of these may end the function early.
+    let node = node(draft.node, problems);
+    let fleet = draft.fleet.map(|fleet| check_fleet(fleet, problems));
+    let admin = admin(draft.admin, problems);
+    let listeners: Vec<_> = draft.listeners.into_iter().map(|draft| listener(draft, problems)).collect();
+    let initial = initial::check(draft.initial, problems);
+    let fleet = match fleet {
+        Some(None) => return None,
+        Some(fleet) => fleet,
+        None => None,
+    };
+    Some(Config {
+        node: node?,
+        fleet,
+        admin: admin?,
+        listeners: listeners.into_iter().collect::<Option<_>>()?,
+        access_log: draft.access_log,
+        drain: draft.drain,
+        limits: draft.limits,
+        timeouts: draft.timeouts,
+        initial,
+    })
+}
+
+/// No two sockets of the node on one address. Port 0 is a different port each time.
+fn check_addresses(draft: &Draft, problems: &mut Problems) {
+    if draft.listeners.is_empty() {
+        problems.report(&Source::Default, "listeners", "there is none: leave the key out for 0.0.0.0:8080");
+    }
+    let admin = draft.admin.listen.as_ref().map(|at| ("admin.listen".to_owned(), at));
+    let fleet = draft.fleet.as_ref().and_then(|fleet| fleet.listen.as_ref());
+    let fleet = fleet.map(|at| ("fleet.listen".to_owned(), at));
+    let listener = |listener: &ListenerDraft| format!("{}.address", listener.path);
+    let listeners = draft.listeners.iter().filter_map(|l| l.address.as_ref().map(|at| (listener(l), at)));
+    let mut taken: Vec<(String, &Located<SocketAddr>)> = Vec::new();
+    for (key, at) in admin.into_iter().chain(fleet).chain(listeners) {
+        match taken.iter().find(|(_, other)| overlap(at.value, other.value)) {
+            Some((other, there)) => {
+                let reason = format!("{} is already taken by {other}, {} ({})", at.value, there.value, there.source);
+                problems.report(&at.source, key, reason);
+            }
+            None => taken.push((key, at)),
+        }
+    }
+}
+
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let everywhere = a.ip().is_unspecified() || b.ip().is_unspecified();
+    a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (everywhere || a.ip() == b.ip())
+}
+
+fn node(draft: NodeDraft, problems: &mut Problems) -> Option<Node> {
+    if let Some(at) = draft.data_dir.as_ref().filter(|at| at.value.exists() && !at.value.is_dir()) {
+        let reason = format!("{} is not a directory", at.value.display());
+        problems.report(&at.source, "node.data_dir", reason);
+    }
+    Some(Node { name: draft.name?.value, data_dir: draft.data_dir?.value, workers: draft.workers })
+}
+
+fn check_fleet(draft: FleetDraft, problems: &mut Problems) -> Option<Fleet> {
+    let secret = draft.secret_file.as_ref().and_then(|at| secret(at, "fleet.secret_file", MIN_SECRET_BYTES, problems));
+    let advertise = match (draft.advertise, &draft.listen) {
+        (Some(advertise), _) => Some(advertise),
+        (None, Some(listen)) if !draft.advertise_given => {
+            let address = listen.value.to_string().parse().ok();
+            let reachable = address.filter(|_| !listen.value.ip().is_unspecified());
+            if reachable.is_none() {
+                let reason = format!("is missing: peers cannot connect to {}", listen.value);
+                problems.report(&draft.source, "fleet.advertise", reason);
+            }
+            reachable.map(|value| Located { value, source: listen.source.clone() })
+        }
+        (None, _) => None,
+    };
+    if let Some(founders) = &draft.founders {
+        for (index, founder) in founders.value.iter().enumerate() {
+            if founders.value[..index].iter().any(|other| other.value == founder.value) {
+                problems.report(&founder.source, "fleet.founders", format!("{} is there twice", founder.value));
+            }
+        }
+        if let Some(own) = &advertise
+            && !founders.value.iter().any(|founder| founder.value == own.value)
+        {
+            let reason = format!("{} is not among them: fleet.advertise ({}) must be", own.value, own.source);
+            problems.report(&founders.source, "fleet.founders", reason);
+        }
+    }
+    Some(Fleet {
+        listen: draft.listen?.value,
+        advertise: advertise?.value,
+        founders: draft.founders?.value.into_iter().map(|founder| founder.value).collect(),
+        secret: secret?,
+    })
+}
+
+fn admin(draft: AdminDraft, problems: &mut Problems) -> Option<Admin> {
+    if let Some(at) = &draft.advertise {
+        let known = at.value.strip_prefix("http://").or_else(|| at.value.strip_prefix("https://"));
+        if known.is_none_or(|rest| rest.is_empty() || rest.contains(char::is_whitespace)) {
+            let reason = format!("{:?} is not a URL: write http://10.0.0.1:9900", at.value);
+            problems.report(&at.source, "admin.advertise", reason);
+        }
+    }
+    if let Some(at) = &draft.listen
+        && !at.value.ip().is_loopback()
+        && !draft.token_file_given
+    {
+        let reason = format!("{} is not loopback: anyone could change the fleet. Give admin.token_file", at.value);
+        problems.report(&at.source, "admin.listen", reason);
+    }
+    let token = draft.token_file.as_ref().map(|at| token(at, problems));
+    let token = match token {
+        Some(None) => return None,
+        Some(token) => token,
+        None => None,
+    };
+    Some(Admin { listen: draft.listen?.value, advertise: draft.advertise.map(|at| at.value), token })
+}
+
+fn token(at: &Located<PathBuf>, problems: &mut Problems) -> Option<Secret> {
+    let token = secret(at, "admin.token_file", MIN_TOKEN_BYTES, problems)?;
+    if !token.bytes().iter().all(u8::is_ascii_graphic) {
+        let reason = format!("{} holds more than printable ASCII, which no header can carry", at.value.display());
+        problems.report(&at.source, "admin.token_file", reason);
+        return None;
+    }
+    Some(token)
+}
+
+/// The content of a file without the newline that editors leave at its end.
+fn secret(at: &Located<PathBuf>, key: &str, at_least: usize, problems: &mut Problems) -> Option<Secret> {
+    let content = read(at, key, problems)?;
+    let end = content.iter().rposition(|byte| !matches!(byte, b'\n' | b'\r')).map_or(0, |last| last + 1);
+    if end < at_least {
+        let reason = format!("{} holds {end} bytes, at least {at_least} are needed", at.value.display());
+        problems.report(&at.source, key, reason);
+        return None;
+    }
+    Some(Secret(content[..end].into()))
+}
+
+fn read(at: &Located<PathBuf>, key: &str, problems: &mut Problems) -> Option<Vec<u8>> {
+    std::fs::read(&at.value)
+        .inspect_err(|error| {
+            problems.report(&at.source, key, format!("{} cannot be read: {error}", at.value.display()));
+        })
+        .ok()
+}
+
+fn listener(draft: ListenerDraft, problems: &mut Problems) -> Option<Listener> {
+    let path = format!("{}.tls", draft.path);
+    let tls = draft.tls.map(|tls| listener_tls(tls, &path, problems));
+    let tls = match tls {
+        Some(None) => return None,
+        Some(tls) => tls,
+        None => None,
+    };
+    Some(Listener { address: draft.address?.value, tls })
+}
+
+fn listener_tls(draft: TlsDraft, path: &str, problems: &mut Problems) -> Option<ListenerTls> {
+    let certificate_key = format!("{path}.certificate");
+    let key_key = format!("{path}.key");
+    let chain = draft.certificate.as_ref().and_then(|at| {
+        let pem = read(at, &certificate_key, problems)?;
+        reported(chain(&pem, &at.value), at, &certificate_key, problems)
+    });
+    let key = draft.key.as_ref().and_then(|at| {
+        let pem = read(at, &key_key, problems)?;
+        let key = PrivateKeyDer::from_pem_slice(&pem)
+            .map_err(|error| format!("{} holds no private key in PEM: {error}", at.value.display()));
+        reported(key, at, &key_key, problems)
+    });
+    let (certificate_at, key_at) = (draft.certificate?, draft.key?);
+    let certified = CertifiedKey::from_der(chain?, key?, &aws_lc_rs::default_provider()).map_err(|error| {
+        let (key, certificate) = (key_at.value.display(), certificate_at.value.display());
+        match error {
+            rustls::Error::InconsistentKeys(_) => format!("{key} is not the key of {certificate}"),
+            other => format!("{key} and {certificate} cannot be used: {other}"),
+        }
+    });
+    reported(certified, &key_at, &key_key, problems)?;
+    Some(ListenerTls { certificate: certificate_at.value, key: key_at.value })
+}
+
+fn chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{} is not PEM: {error}", path.display()))?;
+    if chain.is_empty() {
+        return Err(format!("{} holds no certificate in PEM", path.display()));
+    }
+    Ok(chain)
+}
+
+fn reported<T>(result: Result<T, String>, at: &Located<PathBuf>, key: &str, problems: &mut Problems) -> Option<T> {
+    result.map_err(|reason| problems.report(&at.source, key, reason)).ok()
+}

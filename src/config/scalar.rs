@@ -1,0 +1,120 @@
+//! The kinds of single values, from TOML and from text (environment and flags are text).
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tidelock_core::id::Name;
+use tidelock_core::spec::Address;
+use toml::de::DeValue;
+
+use super::AccessLog;
+
+pub(super) trait Scalar: Sized {
+    /// Completes "expected ...".
+    const EXPECTED: &'static str;
+
+    fn from_text(text: &str) -> Result<Self, String>;
+
+    /// `directory` is where relative paths begin.
+    fn from_toml(value: &DeValue<'_>, directory: &Path) -> Result<Self, String> {
+        let _ = directory;
+        match value {
+            DeValue::String(text) => Self::from_text(text),
+            other => Err(wrong_type::<Self>(other)),
+        }
+    }
+}
+
+fn wrong_type<T: Scalar>(value: &DeValue<'_>) -> String {
+    format!("expected {}, found {}", T::EXPECTED, kind(value))
+}
+
+/// A value's TOML type, with its article.
+pub(super) fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a whole number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "a list",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+impl Scalar for u64 {
+    const EXPECTED: &'static str = "a whole number";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.trim().parse().map_err(|_| format!("expected {}, found {text:?}", Self::EXPECTED))
+    }
+
+    fn from_toml(value: &DeValue<'_>, _directory: &Path) -> Result<Self, String> {
+        match value {
+            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix())
+                .map_err(|_| format!("expected {}, not negative, found {number}", Self::EXPECTED)),
+            other => Err(wrong_type::<Self>(other)),
+        }
+    }
+}
+
+impl Scalar for String {
+    const EXPECTED: &'static str = "a string";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+}
+
+impl Scalar for PathBuf {
+    const EXPECTED: &'static str = "a path";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        if text.is_empty() { Err("expected a path, found nothing".into()) } else { Ok(text.into()) }
+    }
+
+    fn from_toml(value: &DeValue<'_>, directory: &Path) -> Result<Self, String> {
+        match value {
+            DeValue::String(text) => Self::from_text(text).map(|path| directory.join(path)),
+            other => Err(wrong_type::<Self>(other)),
+        }
+    }
+}
+
+impl Scalar for SocketAddr {
+    const EXPECTED: &'static str = "an IP address and a port";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|_| {
+            format!("{text:?} is not an IP address and a port: write 127.0.0.1:9900, 0.0.0.0:8080 or [::]:8080")
+        })
+    }
+}
+
+impl Scalar for Name {
+    const EXPECTED: &'static str = "a name";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|e: tidelock_core::id::InvalidName| e.to_string())
+    }
+}
+
+impl Scalar for Address {
+    const EXPECTED: &'static str = "host:port";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        text.parse().map_err(|e: tidelock_core::spec::InvalidAddress| e.to_string())
+    }
+}
+
+impl Scalar for AccessLog {
+    const EXPECTED: &'static str = "\"json\" or \"off\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "json" => Ok(AccessLog::Json),
+            "off" => Ok(AccessLog::Off),
+            other => Err(format!("expected {}, found {other:?}", Self::EXPECTED)),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Second stage: a table becomes typed values, section by section. Each function below is one
+//! section and says which fields it has. A value that is missing here although it has a default
+//! was written wrongly; that has been reported, and checks that need it step aside.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tidelock_core::id::Name;
+use tidelock_core::spec::Address;
+
+use super::initial::{self, InitialDraft};
+use super::layers::{Found, Layers, Located, Section};
+use super::limits::{self, Limits, Timeouts};
+use super::problem::Source;
+use super::{AccessLog, Drain};
+
+pub(super) struct Draft {
+    pub(super) node: NodeDraft,
+    pub(super) fleet: Option<FleetDraft>,
+    pub(super) admin: AdminDraft,
+    pub(super) listeners: Vec<ListenerDraft>,
+    pub(super) access_log: AccessLog,
+    pub(super) drain: Drain,
+    pub(super) drain_source: Source,
+    pub(super) limits: Limits,
+    pub(super) limits_source: Source,
+    pub(super) timeouts: Timeouts,
+    pub(super) initial: InitialDraft,
+}
+
+pub(super) struct NodeDraft {
+    pub(super) name: Option<Located<Name>>,
+    pub(super) data_dir: Option<Located<PathBuf>>,
+    pub(super) workers: usize,
+}
+
+pub(super) struct FleetDraft {
+    pub(super) source: Source,
+    pub(super) listen: Option<Located<SocketAddr>>,
+    /// None: left out or written wrongly, which `advertise_given` tells.
+    pub(super) advertise: Option<Located<Address>>,
+    pub(super) advertise_given: bool,
+    pub(super) founders: Option<Located<Vec<Located<Address>>>>,
+    pub(super) secret_file: Option<Located<PathBuf>>,
+}
+
+pub(super) struct AdminDraft {
+    pub(super) listen: Option<Located<SocketAddr>>,
+    pub(super) advertise: Option<Located<String>>,
+    pub(super) token_file: Option<Located<PathBuf>>,
+    pub(super) token_file_given: bool,
+}
+
+pub(super) struct ListenerDraft {
+    /// `listeners[0]`.
+    pub(super) path: String,
+    pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) tls: Option<TlsDraft>,
+}
+
+pub(super) struct TlsDraft {
+    pub(super) certificate: Option<Located<PathBuf>>,
+    pub(super) key: Option<Located<PathBuf>>,
+}
+
+pub(super) fn shape(layers: &Layers<'_>) -> Draft {
+    let root = layers.root();
+    let drain = root.section("drain");
+    let limits = root.section("limits");
+    let timeouts = root.section("timeouts");
+    let draft = Draft {
+        node: node(root.section("node"), layers),
+        fleet: fleet(root.section("fleet")),
+        admin: admin(root.section("admin")),
+        listeners: listeners(&root),
+        access_log: access_log(root.section("access_log")),
+        drain_source: drain.source.clone(),
+        drain: Drain {
+            settle: drain.millis("settle_ms", 0..=3_600_000, 5_000),
+            deadline: drain.millis("deadline_ms", 0..=86_400_000, 30_000),
+        },
+        limits_source: limits.source.clone(),
+        limits: limits::limits(&limits),
+        timeouts: limits::timeouts(&timeouts),
+        initial: initial::shape(root.section("initial")),
+    };
+    [drain, limits, timeouts, root].into_iter().for_each(Section::finish);
+    draft
+}
+
+fn node(section: Section<'_>, layers: &Layers<'_>) -> NodeDraft {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let name = match section.scalar::<Name>("name") {
+        Found::Absent => {
+            let named = layers.host_name().and_then(|host| host.parse().ok());
+            if named.is_none() {
+                section.report(&section.source, "name", "is missing, and the host's name is not one that can be used");
+            }
+            named.map(|value| Located { value, source: Source::Default })
+        }
+        found => found.value(),
+    };
+    let node = NodeDraft {
+        name,
+        data_dir: section.scalar("data_dir").or("/var/lib/tidelock".into()),
+        workers: section.number("workers", 1..=1_024, cores as u64) as usize,
+    };
+    section.finish();
+    node
+}
+
+fn fleet(section: Section<'_>) -> Option<FleetDraft> {
+    if !section.is_present(&["listen", "advertise", "founders", "secret_file"]) {
+        return None;
+    }
+    let advertise = section.scalar("advertise");
+    let founders = section.list("founders");
+    let secret_file = section.scalar("secret_file");
+    let fleet = FleetDraft {
+        source: section.source.clone(),
+        listen: section.scalar("listen").or(SocketAddr::from(([0, 0, 0, 0], 7946))),
+        advertise_given: !matches!(advertise, Found::Absent),
+        advertise: advertise.value(),
+        founders: section.required("founders", founders),
+        secret_file: section.required("secret_file", secret_file),
+    };
+    section.finish();
+    Some(fleet)
+}
+
+fn admin(section: Section<'_>) -> AdminDraft {
+    let token_file = section.scalar("token_file");
+    let admin = AdminDraft {
+        listen: section.scalar("listen").or(SocketAddr::from(([127, 0, 0, 1], 9900))),
+        advertise: section.scalar("advertise").value(),
+        token_file_given: !matches!(token_file, Found::Absent),
+        token_file: token_file.value(),
+    };
+    section.finish();
+    admin
+}
+
+fn listeners(root: &Section<'_>) -> Vec<ListenerDraft> {
+    let Some(sections) = root.sections("listeners") else {
+        let everywhere = Located { value: SocketAddr::from(([0, 0, 0, 0], 8080)), source: Source::Default };
+        return vec![ListenerDraft { path: "listeners".into(), address: Some(everywhere), tls: None }];
+    };
+    sections.into_iter().map(listener).collect()
+}
+
+fn listener(section: Section<'_>) -> ListenerDraft {
+    let tls = section.section_if_present("tls").map(|tls| {
+        let certificate = tls.scalar("certificate");
+        let key = tls.scalar("key");
+        let draft = TlsDraft { certificate: tls.required("certificate", certificate), key: tls.required("key", key) };
+        tls.finish();
+        draft
+    });
+    let address = section.scalar("address");
+    let draft = ListenerDraft { path: section.path().to_owned(), address: section.required("address", address), tls };
+    section.finish();
+    draft
+}
+
+fn access_log(section: Section<'_>) -> AccessLog {
+    let format = section.scalar("format").or(AccessLog::Json).map_or(AccessLog::Json, |format| format.value);
+    section.finish();
+    format
+}
+
+impl Draft {
+    /// Whether the node's own leaving leaves time for anything but waiting.
+    pub(super) fn settles_too_long(&self) -> bool {
+        self.drain.settle > self.drain.deadline && self.drain.deadline > Duration::ZERO
+    }
+}

@@ -1,0 +1,12 @@
+//! End to end: the real binary in several processes, real sockets, clients that check every byte.
+//!
+//! `support` holds the fleet and the clients; each other module is a story that an operator would
+//! recognise. Nothing here waits by sleeping: it waits for what it wants to see, with a deadline.
+
+mod bad_input;
+mod browser;
+mod drains;
+mod elixir;
+mod fleet;
+mod sessions;
+mod support;

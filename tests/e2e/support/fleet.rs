@@ -1,0 +1,199 @@
+//! Three nodes and three endpoints, each a process, on ports of their own.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::api::Api;
+use super::eventually;
+use super::process::{Folder, Process, free_port};
+
+pub(crate) struct Fleet {
+    pub(crate) nodes: Vec<Node>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    folder: Folder,
+}
+
+pub(crate) struct Node {
+    pub(crate) name: String,
+    pub(crate) http: SocketAddr,
+    pub(crate) api: Api,
+    /// None while it is down.
+    pub(crate) process: Option<Process>,
+    config: PathBuf,
+    log: PathBuf,
+}
+
+pub(crate) struct Endpoint {
+    pub(crate) name: String,
+    pub(crate) address: SocketAddr,
+    pub(crate) process: Process,
+}
+
+pub(crate) const READY: Duration = Duration::from_secs(30);
+
+fn local(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+impl Fleet {
+    /// Nodes that have found each other and elected a leader.
+    pub(crate) async fn start(nodes: usize) -> Fleet {
+        let folder = Folder::new();
+        let peers: Vec<SocketAddr> = (0..nodes).map(|_| local(free_port())).collect();
+        std::fs::write(folder.path().join("secret"), [b's'; 48]).expect("the secret is written");
+        let mut fleet = Fleet { nodes: Vec::new(), endpoints: Vec::new(), folder };
+        for (i, peer) in peers.iter().enumerate() {
+            let mut node = fleet.configure(i, *peer, &peers);
+            node.start();
+            fleet.nodes.push(node);
+        }
+        fleet.until_led().await;
+        fleet
+    }
+
+    /// With three demo endpoints in pool `demo`, and a route for every host.
+    pub(crate) async fn with_demo(nodes: usize, affinity: Value) -> Fleet {
+        let mut fleet = Fleet::start(nodes).await;
+        for i in 1..=3 {
+            fleet.add_endpoint(&format!("app-{i}")).await;
+        }
+        let api = fleet.nodes[0].api;
+        api.put("/v1/pools/demo", json!({ "protocol": "h2c" })).await;
+        for endpoint in &fleet.endpoints {
+            let path = format!("/v1/pools/demo/endpoints/{}", endpoint.name);
+            api.put(&path, json!({ "address": endpoint.address.to_string() })).await;
+        }
+        let route = json!({ "pool": "demo", "affinity": affinity, "expose": true });
+        let last = api.put("/v1/routes/demo", route).await;
+        fleet.until_epoch(last["epoch"].as_u64().expect("an epoch")).await;
+        fleet
+    }
+
+    fn configure(&self, i: usize, peer: SocketAddr, peers: &[SocketAddr]) -> Node {
+        let name = ["a", "b", "c", "d", "e"][i].to_owned();
+        let (http, admin) = (local(free_port()), local(free_port()));
+        let folder = self.folder.path();
+        let founders: Vec<String> = peers.iter().map(|peer| format!("{:?}", peer.to_string())).collect();
+        let toml = format!(
+            r#"
+[node]
+name = "{name}"
+data_dir = "{data}"
+workers = 2
+
+[fleet]
+listen = "{peer}"
+advertise = "{peer}"
+founders = [{founders}]
+secret_file = "{secret}"
+
+[admin]
+listen = "{admin}"
+
+[access_log]
+format = "json"
+
+[drain]
+settle_ms = 200
+deadline_ms = 20000
+
+[[listeners]]
+address = "{http}"
+"#,
+            data = folder.join(&name).display(),
+            secret = folder.join("secret").display(),
+            founders = founders.join(", "),
+        );
+        let config = folder.join(format!("{name}.toml"));
+        std::fs::write(&config, toml).expect("the configuration is written");
+        let log = folder.join(format!("{name}.log"));
+        Node { name, http, api: Api(admin), process: None, config, log }
+    }
+
+    pub(crate) async fn add_endpoint(&mut self, name: &str) {
+        let address = local(free_port());
+        let listen = address.to_string();
+        let log = self.folder.path().join(format!("{name}.log"));
+        let process = Process::tidelock(&["demo-endpoint", "--listen", &listen, "--name", name], log);
+        until_listening(name, address).await;
+        self.endpoints.push(Endpoint { name: name.to_owned(), address, process });
+    }
+
+    pub(crate) fn endpoint(&mut self, name: &str) -> &mut Endpoint {
+        self.endpoints.iter_mut().find(|endpoint| endpoint.name == name).expect("an endpoint of this name")
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(|node| node.process.is_some())
+    }
+
+    /// The leader's place among the nodes.
+    pub(crate) async fn leader(&self) -> usize {
+        eventually("a leader", READY, async || {
+            for node in self.running() {
+                let Ok(answer) = node.api.send(http::Method::GET, "/v1/status", None).await else { continue };
+                let status: Value = serde_json::from_slice(&answer.body).ok()?;
+                let leader = status["leader"].as_str().unwrap_or_default();
+                let found = self.nodes.iter().position(|node| node.name == leader && node.process.is_some());
+                if found.is_some() {
+                    return found;
+                }
+            }
+            None
+        })
+        .await
+    }
+
+    pub(crate) async fn until_led(&self) {
+        self.leader().await;
+        for node in self.running() {
+            node.until_ready().await;
+        }
+    }
+
+    /// Every running node serves this epoch or a newer one.
+    pub(crate) async fn until_epoch(&self, epoch: u64) {
+        eventually(&format!("every node at epoch {epoch}"), READY, async || {
+            let node = self.running().next()?;
+            let nodes = node.api.get("/v1/nodes").await;
+            let names: Vec<&str> = self.running().map(|node| node.name.as_str()).collect();
+            let there = nodes["nodes"].as_array()?.iter().filter(|node| {
+                node["name"].as_str().is_some_and(|name| names.contains(&name))
+                    && node["epoch"].as_u64().is_some_and(|at| at >= epoch)
+            });
+            (there.count() == names.len()).then_some(())
+        })
+        .await;
+    }
+}
+
+impl Node {
+    pub(crate) fn start(&mut self) {
+        let config = self.config.display().to_string();
+        self.process = Some(Process::tidelock(&["serve", "--config", &config], self.log.clone()));
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill();
+        }
+    }
+
+    pub(crate) async fn until_ready(&self) {
+        eventually(&format!("node {} is ready", self.name), READY, async || {
+            let answer = self.api.send(http::Method::GET, "/readyz", None).await.ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+pub(crate) async fn until_listening(what: &str, address: SocketAddr) {
+    eventually(&format!("{what} listens on {address}"), READY, async || {
+        tokio::net::TcpStream::connect(address).await.ok().map(drop)
+    })
+    .await;
+}

@@ -1,0 +1,149 @@
+//! Clients that take nothing on trust: a response counts only when it is whole.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Request, StatusCode};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+/// A whole response.
+#[derive(Debug, Clone)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Answer {
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
+
+    /// The `name=value` of a cookie that was set.
+    pub(crate) fn cookie(&self, name: &str) -> Option<String> {
+        let set = self.headers.get_all("set-cookie").into_iter().filter_map(|value| value.to_str().ok());
+        let pairs = set.filter_map(|cookie| cookie.split(';').next());
+        pairs.into_iter().find(|pair| pair.starts_with(&format!("{name}="))).map(str::to_owned)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct NotWhole(pub String);
+
+impl<E: std::error::Error> From<E> for NotWhole {
+    fn from(error: E) -> NotWhole {
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        NotWhole(text)
+    }
+}
+
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One HTTP/1.1 request on a connection of its own.
+pub(crate) async fn h1(address: SocketAddr, request: Request<Bytes>) -> Result<Answer, NotWhole> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        let (mut send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let driver = tokio::spawn(connection);
+        let response = send.send_request(request.map(Full::new)).await?;
+        let (head, body) = response.into_parts();
+        let body = body.collect().await?.to_bytes();
+        driver.abort();
+        Ok(Answer { status: head.status, headers: head.headers, body })
+    };
+    tokio::time::timeout(LIMIT, exchange).await?
+}
+
+/// An HTTP/2 connection by prior knowledge.
+#[derive(Clone)]
+pub(crate) struct H2 {
+    send: h2::client::SendRequest<Bytes>,
+}
+
+impl H2 {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<H2, NotWhole> {
+        let stream = TcpStream::connect(address).await?;
+        let (send, connection) =
+            h2::client::Builder::new().initial_window_size(1 << 20).handshake::<_, Bytes>(stream).await?;
+        tokio::spawn(connection);
+        Ok(H2 { send })
+    }
+
+    /// A whole exchange. The body goes up in pieces of `piece` bytes.
+    pub(crate) async fn exchange(&self, request: Request<Bytes>, piece: usize) -> Result<Answer, NotWhole> {
+        tokio::time::timeout(LIMIT, self.run(request, piece)).await?
+    }
+
+    pub(crate) async fn get(&self, path: &str, cookie: &str) -> Result<Answer, NotWhole> {
+        self.exchange(get(path, cookie), usize::MAX).await
+    }
+
+    async fn run(&self, request: Request<Bytes>, piece: usize) -> Result<Answer, NotWhole> {
+        let (mut head, mut body) = request.into_parts();
+        let mut uri = head.uri.into_parts();
+        uri.scheme = Some(http::uri::Scheme::HTTP);
+        let host = head.headers.remove("host").expect("requests name their host");
+        uri.authority = Some(http::uri::Authority::try_from(host.as_bytes())?);
+        head.uri = http::Uri::from_parts(uri)?;
+        let mut send = self.send.clone().ready().await?;
+        let end = body.is_empty();
+        let (response, mut stream) = send.send_request(Request::from_parts(head, ()), end)?;
+        let upload = async {
+            while !body.is_empty() {
+                stream.reserve_capacity(body.len().min(piece));
+                let room = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
+                    Some(Ok(room)) => room,
+                    // The response says why no more is wanted.
+                    Some(Err(_)) | None => return,
+                };
+                let data = body.split_to(room.min(piece).min(body.len()));
+                if stream.send_data(data, body.is_empty()).is_err() {
+                    return;
+                }
+            }
+        };
+        let download = async {
+            let (head, mut stream) = response.await?.into_parts();
+            let mut body = BytesMut::new();
+            while let Some(data) = stream.data().await {
+                let data = data?;
+                stream.flow_control().release_capacity(data.len())?;
+                body.extend_from_slice(&data);
+            }
+            if !stream.is_end_stream() {
+                return Err(NotWhole("the body stopped without END_STREAM".into()));
+            }
+            Ok(Answer { status: head.status, headers: head.headers, body: body.freeze() })
+        };
+        let ((), answer) = tokio::join!(upload, download);
+        answer
+    }
+}
+
+pub(crate) fn get(path: &str, cookie: &str) -> Request<Bytes> {
+    let mut request = Request::builder().uri(path).header("host", "demo.test");
+    if !cookie.is_empty() {
+        request = request.header("cookie", cookie);
+    }
+    request.body(Bytes::new()).expect("a request of fixed parts")
+}
+
+pub(crate) fn post(path: &str, cookie: &str, body: Bytes) -> Request<Bytes> {
+    let mut request = get(path, cookie);
+    *request.method_mut() = http::Method::POST;
+    request.headers_mut().insert("content-length", body.len().into());
+    *request.body_mut() = body;
+    request
+}
