@@ -91,11 +91,17 @@ async fn start_control_plane(
             founders: fleet.founders.iter().map(ToString::to_string).collect(),
             secret: fleet.secret.bytes().to_vec(),
         }),
-        admin: AdminConfig { listen: config.admin.listen, advertise: config.admin.advertise.clone(), token },
+        admin: AdminConfig { listen: config.admin.listen, advertise: admin_url(&config.admin), token },
         initial: config.initial.commands.clone(),
         metrics: Some(metrics.hook()),
     };
     ControlPlane::start(control_plane, reports).await.context("the control plane cannot start")
+}
+
+/// Where people find the admin API: as configured, else where it listens if that is one address.
+fn admin_url(admin: &config::Admin) -> Option<String> {
+    let listens = (!admin.listen.ip().is_unspecified()).then(|| format!("http://{}", admin.listen));
+    admin.advertise.clone().or(listens)
 }
 
 /// Waits for the first table with anything agreed on in it.

@@ -112,8 +112,9 @@ struct Agreement {
 }
 
 impl ControlPlane {
-    /// Starts everything, within the caller's tokio runtime. A node that has been in a fleet serves
-    /// its last table when this returns; a new one has the empty table until the fleet has begun.
+    /// Starts everything, within the caller's tokio runtime. A node that has been in a fleet finds its
+    /// last table on its disk a moment later, with or without the others; a new one has the empty
+    /// table until the fleet has begun.
     ///
     /// `reports` is the data plane's word: with no epoch until it reads a first table. It may end;
     /// this node then counts as missing.
@@ -121,8 +122,25 @@ impl ControlPlane {
         config: ControlPlaneConfig,
         reports: watch::Receiver<NodeReport>,
     ) -> Result<ControlPlane, StartError> {
+        let fleet = match &config.fleet {
+            Some(fleet) => {
+                let address = fleet.listen;
+                let failed = |source| StartError::ListenPeers { address, source };
+                Some(place(&config, fleet, TcpListener::bind(address).await.map_err(failed)?))
+            }
+            None => None,
+        };
+        ControlPlane::replicated(config, fleet, reports).await
+    }
+
+    /// Starts over Raft.
+    async fn replicated(
+        config: ControlPlaneConfig,
+        fleet: Option<raft::Fleet>,
+        reports: watch::Receiver<NodeReport>,
+    ) -> Result<ControlPlane, StartError> {
         let (publisher, published) = publish::channel();
-        let options = raft::Options { fleet: fleet_options(&config).await?, ..raft::Options::default() };
+        let options = raft::Options { fleet, ..raft::Options::default() };
         let data_dir = config.data_dir.clone();
         let failed = |source| StartError::Raft { data_dir, source };
         let started = RedbStore::open(&config.data_dir, None)
@@ -225,19 +243,16 @@ impl ControlPlane {
     }
 }
 
-async fn fleet_options(config: &ControlPlaneConfig) -> Result<Option<raft::Fleet>, StartError> {
-    let Some(fleet) = config.fleet.clone() else { return Ok(None) };
-    let address = fleet.listen;
-    let listener = TcpListener::bind(address).await.map_err(|source| StartError::ListenPeers { address, source })?;
-    Ok(Some(raft::Fleet {
+fn place(config: &ControlPlaneConfig, fleet: &FleetConfig, listener: TcpListener) -> raft::Fleet {
+    raft::Fleet {
         listener,
-        advertise: fleet.advertise,
-        founders: fleet.founders,
-        secret: fleet.secret,
+        advertise: fleet.advertise.clone(),
+        founders: fleet.founders.clone(),
+        secret: fleet.secret.clone(),
         name: config.name.to_string(),
         admin: config.admin.advertise.clone().unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-    }))
+    }
 }
 
 /// Returns when Raft's thread has ended.

@@ -28,7 +28,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// A comment, so that both ends notice a dead connection. The dashboard gives up after 25 s.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 /// Streams at one time, then 503: far more than people who look.
-const LISTENERS_MAX: usize = 256;
+pub(crate) const LISTENERS_MAX: usize = 256;
 
 /// The handle from which streams begin.
 #[derive(Clone)]

@@ -16,6 +16,7 @@ mod document;
 mod draining;
 mod reads;
 mod refusals;
+mod replicated;
 mod writes;
 
 /// A node that is ready, and a client of it.

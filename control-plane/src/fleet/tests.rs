@@ -6,6 +6,7 @@ use node::{PATIENCE, TestNode, config};
 use roster::Bulletin;
 
 pub(crate) mod node;
+pub(crate) mod real;
 
 fn name(text: &str) -> Name {
     text.parse().unwrap()

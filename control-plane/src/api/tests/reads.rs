@@ -1,6 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::api::events::LISTENERS_MAX;
 use crate::fleet::leave::LeaveState;
 use crate::raft::Role;
 
@@ -69,6 +70,33 @@ async fn the_stream_sends_each_change_once_and_ends_with_the_node() {
         rest
     });
     assert!(rest < 5, "{rest} more events came without a change");
+}
+
+#[tokio::test]
+async fn streams_are_bounded_and_all_get_the_same_event() {
+    let (_node, client) = ready().await;
+    let mut streams = Vec::new();
+    for _ in 0..LISTENERS_MAX {
+        let mut stream = client.events("/v1/events").await;
+        stream.next().await.expect("the first event");
+        streams.push(stream);
+    }
+    assert_eq!(client.get("/v1/events").await.problem(503), "too-many");
+    client.put("/v1/pools/app", "{}").await.expect(200);
+    let first = streams[0].until(|status| status["pools"][0]["name"] == "app").await;
+    for stream in &mut streams[1..] {
+        let event = stream.until(|status| status["pools"][0]["name"] == "app").await;
+        assert_eq!(event, first, "last_seen_ms shows that it was written once");
+    }
+    // A place is free again when its client has gone.
+    streams.pop();
+    client.put("/v1/pools/other", "{}").await.expect(200);
+    let mut tries = 0;
+    while client.events("/v1/events").await.head().await.starts_with("HTTP/1.1 503") {
+        tries += 1;
+        assert!(tries < 500, "the place of a gone client stays taken");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 #[tokio::test]

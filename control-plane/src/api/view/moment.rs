@@ -1,0 +1,166 @@
+//! How the answers come from what this node knows: pure, and everything from one [`Moment`].
+
+use std::sync::Arc;
+
+use tidelock_core::drain::{self, NodeProgress};
+use tidelock_core::id::{DrainId, Epoch, Name};
+use tidelock_core::report::Counts;
+use tidelock_core::state::{self, DrainState, State};
+
+use super::{Drain, DrainNode, Endpoint, Node, NodeCounts, Pool, Route, Status};
+use crate::fleet::roster::{self, Member};
+use crate::raft::{self, Role};
+
+/// What this node knows at one moment.
+pub(crate) struct Moment {
+    pub(crate) node: Name,
+    pub(crate) state: Arc<State>,
+    pub(crate) raft: raft::Status,
+    pub(crate) members: Vec<Member>,
+}
+
+impl Moment {
+    pub(crate) fn epoch(&self) -> Epoch {
+        self.state.epoch.unwrap_or(Epoch(0))
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let leader = self.members.iter().find(|member| Some(member.id.0) == self.raft.leader);
+        Status {
+            epoch: self.epoch(),
+            node: self.node.clone(),
+            leader: leader.map(|leader| leader.label.clone()),
+            quorum: self.raft.leader.is_some(),
+            pools: self.pools(),
+            nodes: self.nodes(),
+            drains: self.drains(),
+            routes: self.routes(),
+        }
+    }
+
+    pub(crate) fn pools(&self) -> Vec<Pool> {
+        self.state.pools.iter().map(|(name, pool)| self.pool_view(name, pool)).collect()
+    }
+
+    pub(crate) fn pool(&self, name: &Name) -> Option<Pool> {
+        self.state.pools.get(name).map(|pool| self.pool_view(name, pool))
+    }
+
+    pub(crate) fn routes(&self) -> Vec<Route> {
+        self.state.routes.iter().map(|(name, spec)| Route { name: name.clone(), spec: spec.clone() }).collect()
+    }
+
+    pub(crate) fn route(&self, name: &Name) -> Option<Route> {
+        self.state.routes.get(name).map(|spec| Route { name: name.clone(), spec: spec.clone() })
+    }
+
+    pub(crate) fn nodes(&self) -> Vec<Node> {
+        self.members.iter().map(node_view).collect()
+    }
+
+    pub(crate) fn drains(&self) -> Vec<Drain> {
+        self.state.drains.iter().map(|(id, drain)| self.drain_view(*id, drain)).collect()
+    }
+
+    pub(crate) fn drain(&self, id: DrainId) -> Option<Drain> {
+        self.state.drains.get(&id).map(|drain| self.drain_view(id, drain))
+    }
+
+    fn pool_view(&self, name: &Name, pool: &state::Pool) -> Pool {
+        let endpoints = pool.endpoints.iter().map(|(name, endpoint)| self.endpoint_view(name, endpoint)).collect();
+        Pool { name: name.clone(), spec: pool.spec.clone(), endpoints }
+    }
+
+    fn endpoint_view(&self, name: &Name, endpoint: &state::Endpoint) -> Endpoint {
+        let mut sum = Counts::default();
+        let mut by_node = Vec::new();
+        for member in &self.members {
+            let counts = member.report().and_then(|report| report.endpoints.get(&endpoint.id));
+            if let Some(counts) = counts.filter(|counts| !counts.is_zero()) {
+                sum += *counts;
+                let Counts { requests, websockets } = *counts;
+                by_node.push(NodeCounts { node: member.label.clone(), requests, websockets });
+            }
+        }
+        Endpoint {
+            name: name.clone(),
+            id: endpoint.id,
+            address: endpoint.spec.address.to_string(),
+            weight: endpoint.spec.weight.get(),
+            revision: endpoint.spec.revision.clone(),
+            phase: endpoint.phase.name(),
+            requests: sum.requests,
+            websockets: sum.websockets,
+            drain: endpoint.phase.drain(),
+            by_node,
+        }
+    }
+
+    fn drain_view(&self, id: DrainId, drain: &state::Drain) -> Drain {
+        let progress = drain::progress(id, drain, &roster::seen(&self.members));
+        let mut nodes = Vec::new();
+        let mut missing = Vec::new();
+        for member in &self.members {
+            let left = match progress.by_node.get(&member.id) {
+                Some(NodeProgress::Left(counts)) => Some(*counts),
+                Some(NodeProgress::Missing) | None => None,
+            };
+            if left.is_none() {
+                missing.push(member.label.clone());
+            }
+            let Counts { requests, websockets } = left.unwrap_or_default();
+            let (node, reported, epoch) = (member.label.clone(), left.is_some(), member.epoch());
+            nodes.push(DrainNode { node, reported, epoch, requests, websockets });
+        }
+        let safe = match drain.state {
+            // Everybody has reported zero before it was called drained, and takes nothing since.
+            DrainState::Drained => progress.counts.is_zero(),
+            DrainState::Draining | DrainState::Forced | DrainState::Removed => progress.safe,
+            DrainState::Cancelled => false,
+        };
+        Drain {
+            id,
+            pool: drain.pool.clone(),
+            endpoint: drain.endpoint.clone(),
+            mode: drain.mode,
+            state: drain.state,
+            started_ms: drain.started_ms,
+            deadline_ms: drain.deadline_ms,
+            ended_ms: drain.ended_ms,
+            reason: drain.reason.clone(),
+            requests: progress.counts.requests,
+            websockets: progress.counts.websockets,
+            safe,
+            nodes,
+            missing,
+        }
+    }
+}
+
+fn node_view(member: &Member) -> Node {
+    let bulletin = member.bulletin.as_deref();
+    let age = member.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+    Node {
+        id: member.id.to_string(),
+        name: member.label.clone(),
+        role: role_name(member.role),
+        reachable: member.report().is_some(),
+        epoch: member.epoch(),
+        admin: bulletin.and_then(|bulletin| bulletin.admin.clone()),
+        local: member.local,
+        last_seen_ms: age,
+        version: bulletin.map(|bulletin| bulletin.report.version.clone()),
+        leaving: bulletin.is_some_and(|bulletin| bulletin.report.leaving),
+    }
+}
+
+fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Leader => "leader",
+        Role::Follower => "follower",
+        Role::Candidate => "candidate",
+        Role::Learner => "learner",
+        Role::Founding => "founding",
+        Role::Outsider => "outsider",
+    }
+}
