@@ -2,12 +2,15 @@
 //! whole; everything else is an abort, and never looks whole to the other side (H4).
 
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Body;
 use hyper::body::Incoming;
+
+use crate::upstream::watch::UploadSign;
 
 /// What comes next of a body.
 #[derive(Debug)]
@@ -45,14 +48,21 @@ pub(crate) struct H2Received {
     stream: h2::RecvStream,
     unreleased: usize,
     data_ended: bool,
+    /// Knows whether the end came before the connection went.
+    sign: Option<Rc<UploadSign>>,
 }
 
 impl Received {
     pub(crate) fn h2(stream: h2::RecvStream) -> Received {
+        Received::h2_answer(stream, None)
+    }
+
+    /// A response, to a request whose body may not have ended.
+    pub(crate) fn h2_answer(stream: h2::RecvStream, sign: Option<Rc<UploadSign>>) -> Received {
         if stream.is_end_stream() {
             return Received::Empty;
         }
-        Received::H2(H2Received { stream, unreleased: 0, data_ended: false })
+        Received::H2(H2Received { stream, unreleased: 0, data_ended: false, sign })
     }
 
     pub(crate) fn h1(body: Incoming) -> Received {
@@ -98,7 +108,7 @@ impl H2Received {
                     self.unreleased = data.len();
                     return Poll::Ready(Piece::Data(data));
                 }
-                Some(Err(error)) => return Poll::Ready(Piece::Aborted(h2_abort(&error))),
+                Some(Err(error)) => return Poll::Ready(self.broken(&error)),
                 None => self.data_ended = true,
             }
         }
@@ -107,8 +117,17 @@ impl H2Received {
             // A reset can look like the end of the data: only END_STREAM is one (H4).
             Ok(None) if self.stream.is_end_stream() => Piece::End,
             Ok(None) => Piece::Aborted(Abort::Gone),
-            Err(error) => Piece::Aborted(h2_abort(&error)),
+            Err(error) => self.broken(&error),
         })
+    }
+
+    /// The connection's end is no abort of a response that was whole by then. The library gives
+    /// out all that came before it, but calls every stream broken whose request has not ended.
+    fn broken(&self, error: &h2::Error) -> Piece {
+        match &self.sign {
+            Some(sign) if error.is_io() && sign.has_ended() => Piece::End,
+            _ => Piece::Aborted(h2_abort(error)),
+        }
     }
 }
 

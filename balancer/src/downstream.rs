@@ -1,6 +1,7 @@
 //! Connections from clients: which protocol they speak, and their end.
 
 pub(crate) mod detect;
+mod framing;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod linger;

@@ -6,7 +6,8 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::{HeaderMap, Request, Response, StatusCode};
 use tidelock_core::retry::Failure;
 use tidelock_core::spec::{Protocol, Timeouts};
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -55,8 +56,15 @@ enum State {
 }
 
 enum Upload {
-    H2 { pump: Option<Box<H2Upload>>, slot: upstream::h2::Slot },
-    H1 { upload: H1Upload, lent: upstream::h1::Lent },
+    H2 {
+        pump: Option<Box<H2Upload>>,
+        #[expect(dead_code, reason = "dropping it is what counts: the stream's place is free")]
+        slot: upstream::h2::Slot,
+    },
+    H1 {
+        upload: H1Upload,
+        lent: upstream::h1::Lent,
+    },
     Gone,
 }
 
@@ -69,7 +77,9 @@ impl Attempt<'_> {
     ) -> Result<Response<Proxied>, Failed> {
         match self.protocol {
             Protocol::H2c => self.h2(request, source, lease).await,
-            Protocol::Http1 => self.h1(request, source, lease).await,
+            // Boxed so that requests to HTTP/2 endpoints, whose future would hold the larger one
+            // of the two, stay small: they are moved into their connection.
+            Protocol::Http1 => Box::pin(self.h1(request, source, lease)).await,
         }
     }
 
@@ -94,14 +104,18 @@ impl Attempt<'_> {
         };
         let (mut pump, mut idle_source) = match end {
             true => (None, Some(source)),
-            false => (Some(Box::new(H2Upload::new(source, stream, self.length, self.hold_back))), None),
+            false => {
+                let sign = slot.watch().upload(stream.stream_id().as_u32());
+                (Some(Box::new(H2Upload::new(source, stream, self.length, self.hold_back, sign))), None)
+            }
         };
+        let sign = pump.as_ref().map(|pump| pump.sign());
         let mut response = pin!(response);
         let mut wait = FirstByte::new(self.timeouts);
         let outcome = poll_fn(|cx| {
             let mut uploaded = None;
             if let Some(pump) = &mut pump {
-                match pump.poll(cx, slot.watch()) {
+                match pump.poll(cx) {
                     Poll::Ready(Uploaded::Aborted(abort)) => return Poll::Ready(Err(Wait::Client(abort))),
                     Poll::Ready(how) => uploaded = Some(how),
                     Poll::Pending => {}
@@ -131,7 +145,7 @@ impl Attempt<'_> {
                 }
                 let (parts, body) = head.into_parts();
                 let proxied = Proxied {
-                    download: Received::h2(body),
+                    download: Received::h2_answer(body, sign),
                     upload: Upload::H2 { pump, slot },
                     idle: Idle::new(self.timeouts.idle_ms.duration()),
                     lease: Some(lease),
@@ -154,6 +168,9 @@ impl Attempt<'_> {
         let lent = self.endpoint.h1.lend(&self.lend).await;
         let Ok(lent) = lent else { return Err(Failed::Endpoint(Failure::Connect, source)) };
         let (response, upload, lent) = self.h1_head(request, source, lent).await?;
+        if !is_plain_answer(&response) {
+            return Err(Failed::Endpoint(Failure::Protocol, Source::new(Received::Empty, 0)));
+        }
         Ok(response.map(|body| Proxied::h1(Received::h1(body), upload, lent, self.timeouts, lease)))
     }
 
@@ -218,6 +235,22 @@ fn h2_failure(error: &h2::Error) -> Failure {
 
 fn h1_failure(error: &hyper::Error) -> Failure {
     if error.is_parse() { Failure::Protocol } else { Failure::Broken }
+}
+
+/// What hyper lets pass and no client may see (RFC 9112 sections 6.1 and 6.3, RFC 9110 section
+/// 15.2.2): a transfer coding that we did not ask for and cannot undo, a length beside it, and a
+/// change of protocol that nobody asked for.
+fn is_plain_answer<B>(response: &Response<B>) -> bool {
+    let mut codings = response.headers().get_all(TRANSFER_ENCODING).into_iter();
+    let framed = match codings.next() {
+        None => true,
+        Some(coding) => {
+            coding.as_bytes().eq_ignore_ascii_case(b"chunked")
+                && codings.next().is_none()
+                && !response.headers().contains_key(CONTENT_LENGTH)
+        }
+    };
+    framed && response.status() != StatusCode::SWITCHING_PROTOCOLS
 }
 
 /// The time limit on a response's head. While the request is being sent, it is the limit on bytes
@@ -310,21 +343,26 @@ impl Proxied {
 
     /// What comes next; drives the upload too, so it must be polled while a piece is being sent.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        // The response comes first: one that is whole ends the upload, whose last frame then
+        // does not go out any more (H3).
+        let piece = self.download.poll_piece(cx);
+        let whole = match &piece {
+            Poll::Ready(Piece::Data(_)) => self.is_end(),
+            Poll::Ready(Piece::Trailers(_) | Piece::End) => true,
+            Poll::Ready(Piece::Aborted(_)) | Poll::Pending => false,
+        };
+        if whole {
+            self.whole();
+            return piece;
+        }
         if let Poll::Ready(abort) = self.poll_upload(cx) {
             return Poll::Ready(self.broken(abort));
         }
-        match self.download.poll_piece(cx) {
-            Poll::Ready(Piece::Data(data)) => {
-                self.idle.moved();
-                if self.is_end() {
-                    self.whole();
-                }
-                Poll::Ready(Piece::Data(data))
-            }
+        match piece {
             Poll::Ready(Piece::Aborted(abort)) => Poll::Ready(self.broken(abort)),
-            Poll::Ready(end) => {
-                self.whole();
-                Poll::Ready(end)
+            Poll::Ready(piece) => {
+                self.idle.moved();
+                Poll::Ready(piece)
             }
             Poll::Pending => match self.idle.poll(cx) {
                 Poll::Ready(()) => Poll::Ready(self.broken(Abort::Idle)),
@@ -335,9 +373,9 @@ impl Proxied {
 
     /// Drives the upload alone; ready when the client's side broke.
     pub(crate) fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {
-        if let Upload::H2 { pump: running @ Some(_), slot } = &mut self.upload {
+        if let Upload::H2 { pump: running @ Some(_), .. } = &mut self.upload {
             let Some(pump) = running else { return Poll::Pending };
-            let polled = pump.poll(cx, slot.watch());
+            let polled = pump.poll(cx);
             if pump.take_moved() {
                 self.idle.moved();
             }
@@ -387,10 +425,8 @@ impl Proxied {
             Upload::H1 { upload, lent } => {
                 if self.state == State::Whole && upload.ended() == Some(Uploaded::Whole) {
                     lent.give_back();
-                    Received::Empty
-                } else {
-                    upload.take().map_or(Received::Empty, Source::into_rest)
                 }
+                upload.take().map_or(Received::Empty, Source::into_rest)
             }
         };
         self.lease = None;
@@ -411,7 +447,7 @@ pub(crate) fn no_body() -> Source {
 
 /// `content-length`, if there is exactly one well-formed value.
 pub(crate) fn content_length(headers: &HeaderMap) -> Option<u64> {
-    let mut values = headers.get_all(http::header::CONTENT_LENGTH).into_iter();
+    let mut values = headers.get_all(CONTENT_LENGTH).into_iter();
     let first = values.next()?.to_str().ok()?;
     let digits = !first.is_empty() && first.bytes().all(|b| b.is_ascii_digit());
     if !digits || values.next().is_some() { None } else { first.parse().ok() }

@@ -38,6 +38,9 @@ struct Inner<S> {
     written: usize,
     /// Something was written that the stream below may still hold (TLS).
     unflushed: bool,
+    /// A write failed. What is written from here on is dropped: the peer may have answered before
+    /// it closed, and that answer can still be read (H3). The next read then meets the end.
+    broken: bool,
 }
 
 /// The half that a connection reads and writes.
@@ -52,13 +55,24 @@ pub(crate) struct Drainer<S> {
 }
 
 pub(crate) fn gathered<S, T: Tap>(stream: S, tap: T) -> (Gathered<S, T>, Drainer<S>) {
-    let inner = Inner { stream, out: Vec::new(), written: 0, unflushed: false };
+    let inner = Inner { stream, out: Vec::new(), written: 0, unflushed: false, broken: false };
     let inner = Rc::new(RefCell::new(inner));
     (Gathered { inner: inner.clone(), tap }, Drainer { inner })
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
-    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.broken && ready!(self.poll_write_out(cx)).is_err() {
+            self.broken = true;
+        }
+        if self.broken {
+            self.written = 0;
+            buffers::give_back(&mut self.out);
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.written < self.out.len() {
             let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]))?;
             if n == 0 {
@@ -123,12 +137,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Gathered<
     ) -> Poll<io::Result<usize>> {
         let mut inner = self.inner.borrow_mut();
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-        if length == 0 {
-            return Poll::Ready(Ok(0));
+        if length == 0 || inner.broken {
+            return Poll::Ready(Ok(length));
         }
         let gathered = inner.out.len() - inner.written;
         if length > COPY_MAX || gathered + length > GATHER_MAX {
-            return inner.poll_write_behind(cx, bufs);
+            return match ready!(inner.poll_write_behind(cx, bufs)) {
+                Ok(written) => Poll::Ready(Ok(written)),
+                Err(_) => {
+                    inner.broken = true;
+                    Poll::Ready(Ok(length))
+                }
+            };
         }
         buffers::take(&mut inner.out);
         for buf in bufs {
@@ -148,18 +168,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Gathered<
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.borrow_mut();
-        ready!(inner.poll_drain(cx))?;
+        ready!(inner.poll_drain(cx));
         Pin::new(&mut inner.stream).poll_shutdown(cx)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Drainer<S> {
-    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(crate) fn poll_drain(&self, cx: &mut Context<'_>) -> Poll<()> {
         self.inner.borrow_mut().poll_drain(cx)
     }
 
     /// Polls `connection` and drains after each turn; ends with it, the last bytes written. A
-    /// write error is left to the connection, whose next read or write meets it too.
+    /// write error is left to the connection's next read, which meets it too.
     pub(crate) async fn drive<F: Future>(&self, connection: F) -> F::Output {
         let mut connection = pin!(connection);
         let output = poll_fn(|cx| {
@@ -168,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drainer<S> {
             turn
         })
         .await;
-        let _ = poll_fn(|cx| self.poll_drain(cx)).await;
+        poll_fn(|cx| self.poll_drain(cx)).await;
         output
     }
 }

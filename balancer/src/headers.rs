@@ -78,8 +78,10 @@ pub(crate) fn host(head: &Parts) -> Result<Host, Reason> {
             return Err(Reason::BadHost);
         }
         (Some(target), _) => target.clone(),
-        (None, Some(field)) => field,
-        (None, None) => return Err(Reason::BadHost),
+        // A client of our own makes `:authority` (RFC 9113 section 8.3.1); without it a Host
+        // field is what somebody translated, and nobody checked.
+        (None, Some(field)) if head.version != Version::HTTP_2 => field,
+        (None, _) => return Err(Reason::BadHost),
     };
     Ok(Host { authority })
 }
@@ -102,11 +104,16 @@ fn is_plain(authority: &Authority) -> bool {
     !host.is_empty() && port_is_fine && host.bytes().all(character)
 }
 
-/// A length stated twice is a smuggling attempt (RFC 9112 section 6.1).
+/// A length stated twice is a smuggling attempt (RFC 9112 section 6.1). A coding below the chunks
+/// would be lost with the field that names it, which stops here.
 pub(crate) fn check_framing(head: &Parts) -> Result<(), Reason> {
     let lengths = head.headers.get_all(header::CONTENT_LENGTH).into_iter().count();
-    let coded = head.headers.contains_key(header::TRANSFER_ENCODING);
-    if lengths > 1 || (lengths == 1 && coded) { Err(Reason::BadFraming) } else { Ok(()) }
+    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).into_iter();
+    let framed = match codings.next() {
+        None => lengths <= 1,
+        Some(coding) => lengths == 0 && codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+    };
+    if framed { Ok(()) } else { Err(Reason::BadFraming) }
 }
 
 /// Whether the request asks to become a WebSocket (RFC 6455 section 4.1).
@@ -168,7 +175,10 @@ fn request_id(high: u64, low: u64) -> HeaderValue {
     for (i, digit) in text.iter_mut().enumerate() {
         *digit = HEX[(bits >> (124 - 4 * i) & 15) as usize];
     }
-    HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII")
+    let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII");
+    // No other request has it: it shall not push useful fields out of HPACK's table.
+    value.set_sensitive(true);
+    value
 }
 
 /// The target as HTTP/2 endpoints want it. The scheme is that of the connection to the endpoint.
@@ -222,6 +232,7 @@ mod tests {
             assert_eq!(name(Version::HTTP_11, "/", &bad), Err(Reason::BadHost), "{bad:?}");
         }
         assert_eq!(name(Version::HTTP_2, "http://x.y/", &["a.b"]), Err(Reason::BadHost));
+        assert_eq!(name(Version::HTTP_2, "/", &["x.y"]), Err(Reason::BadHost), ":authority is missing");
         assert_eq!(name(Version::HTTP_2, "http://u@x.y/", &[]), Err(Reason::BadHost));
     }
 

@@ -30,6 +30,7 @@ static EXPOSED_EPOCH: HeaderName = HeaderName::from_static("tidelock-epoch");
 static EXPOSED_AFFINITY: HeaderName = HeaderName::from_static("tidelock-affinity");
 
 /// What goes back to the client.
+#[allow(clippy::large_enum_variant, reason = "nearly every one is a response")]
 pub(crate) enum Outbound {
     Response(Response<OutBody>, Access),
     /// The client broke off, or the body was malformed where no response can be given.
@@ -140,7 +141,8 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &Client, head: Parts, bod
     }
 }
 
-fn own(mut access: Access, reason: Reason) -> Outbound {
+/// A response that no endpoint gave.
+pub(crate) fn own(mut access: Access, reason: Reason) -> Outbound {
     access.own(reason);
     let response = respond(reason);
     access.head(response.status());

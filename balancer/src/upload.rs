@@ -17,7 +17,7 @@ use tokio::time::{Sleep, sleep};
 
 use crate::body::{Abort, Piece, Received};
 use crate::source::Source;
-use crate::upstream::watch::{FrameWatch, ReadSign};
+use crate::upstream::watch::UploadSign;
 
 /// A body of up to this many bytes is one DATA frame, the least that every peer accepts
 /// (RFC 9113 section 6.5.2).
@@ -49,8 +49,9 @@ pub(crate) struct H2Upload {
     queue: Bytes,
     ending: bool,
     trailers: Option<HeaderMap>,
-    /// Watches for the endpoint's reading; there once a first frame has gone out.
-    sign: Option<Rc<ReadSign>>,
+    /// A first frame has gone out.
+    begun: bool,
+    sign: Rc<UploadSign>,
     hold_back: Duration,
     hold: Option<Pin<Box<Sleep>>>,
     /// A response has begun: there is nothing to wait for.
@@ -59,7 +60,13 @@ pub(crate) struct H2Upload {
 }
 
 impl H2Upload {
-    pub(crate) fn new(source: Source, stream: SendStream<Bytes>, length: Option<u64>, hold_back: Duration) -> H2Upload {
+    pub(crate) fn new(
+        source: Source,
+        stream: SendStream<Bytes>,
+        length: Option<u64>,
+        hold_back: Duration,
+        sign: Rc<UploadSign>,
+    ) -> H2Upload {
         H2Upload {
             source,
             stream,
@@ -67,7 +74,8 @@ impl H2Upload {
             queue: Bytes::new(),
             ending: false,
             trailers: None,
-            sign: None,
+            begun: false,
+            sign,
             hold_back,
             hold: None,
             answered: false,
@@ -86,6 +94,10 @@ impl H2Upload {
         std::mem::take(&mut self.moved)
     }
 
+    pub(crate) fn sign(&self) -> Rc<UploadSign> {
+        self.sign.clone()
+    }
+
     /// Ends the upload without END_STREAM: the endpoint sees a cancelled stream.
     pub(crate) fn cancel(mut self) -> Source {
         self.stream.send_reset(Reason::CANCEL);
@@ -97,10 +109,10 @@ impl H2Upload {
         self.source
     }
 
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>, watch: &FrameWatch) -> Poll<Uploaded> {
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
         loop {
             while self.queue.len() > self.kept_for_last() {
-                if ready!(self.poll_send(cx, watch)).is_err() {
+                if ready!(self.poll_send(cx)).is_err() {
                     return Poll::Ready(Uploaded::Refused);
                 }
             }
@@ -136,7 +148,7 @@ impl H2Upload {
     /// END_STREAM shall ride on data.
     fn kept_for_last(&self) -> usize {
         let all_is_here = self.ending || self.left == Some(0);
-        let small = self.sign.is_none() && self.left.is_some_and(|left| self.queue.len() as u64 + left <= FRAME as u64);
+        let small = !self.begun && self.left.is_some_and(|left| self.queue.len() as u64 + left <= FRAME as u64);
         if !(all_is_here || small) {
             return 0;
         }
@@ -162,11 +174,11 @@ impl H2Upload {
     }
 
     /// Sends what may go of the queue, as far as the window reaches.
-    fn poll_send(&mut self, cx: &mut Context<'_>, watch: &FrameWatch) -> Poll<Result<(), ()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
         let wanted = self.queue.len() - self.kept_for_last();
         let room = ready!(self.poll_room(cx, wanted))?;
-        if self.sign.is_none() {
-            self.sign = Some(watch.upload(self.stream.stream_id().as_u32()));
+        if !std::mem::replace(&mut self.begun, true) {
+            self.sign.begin();
         }
         let piece = self.queue.split_to(room.min(wanted));
         self.moved = true;
@@ -220,8 +232,7 @@ impl H2Upload {
 
     /// Waits until the endpoint is seen to read, where there is something that it could have read.
     fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(sign) = &self.sign else { return Poll::Ready(()) };
-        if self.answered || sign.poll_seen(cx.waker()) {
+        if !self.begun || self.answered || self.sign.poll_reads(cx.waker()) {
             return Poll::Ready(());
         }
         if let Poll::Ready(_gone) = self.stream.poll_reset(cx) {
@@ -243,6 +254,7 @@ impl H2Upload {
 pub(crate) struct H1Body {
     shared: Rc<RefCell<H1Shared>>,
     length: Option<u64>,
+    sent: u64,
 }
 
 #[derive(Debug)]
@@ -267,7 +279,7 @@ pub(crate) struct UploadAborted;
 pub(crate) fn h1_upload(source: Source, length: Option<u64>) -> (H1Upload, H1Body) {
     let ended = source.is_end().then_some(Uploaded::Whole);
     let shared = Rc::new(RefCell::new(H1Shared { source: Some(source), ended, moved: false, waker: None }));
-    (H1Upload { shared: shared.clone() }, H1Body { shared, length })
+    (H1Upload { shared: shared.clone() }, H1Body { shared, length, sent: 0 })
 }
 
 impl H1Upload {
@@ -299,14 +311,20 @@ impl Body for H1Body {
     type Data = Bytes;
     type Error = UploadAborted;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
-        let mut shared = self.shared.borrow_mut();
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
+        let this = &mut *self;
+        let mut shared = this.shared.borrow_mut();
         shared.waker = Some(cx.waker().clone());
         let Some(source) = &mut shared.source else { return Poll::Ready(Some(Err(UploadAborted))) };
         let piece = ready!(source.poll_piece(cx));
         Poll::Ready(match piece {
             Piece::Data(data) => {
                 shared.moved = true;
+                this.sent += data.len() as u64;
+                if this.length == Some(this.sent) {
+                    // hyper does not poll beyond the length: this is the end, to the endpoint.
+                    shared.ended = Some(Uploaded::Whole);
+                }
                 Some(Ok(Frame::data(data)))
             }
             Piece::Trailers(trailers) => {

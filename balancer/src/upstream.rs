@@ -4,6 +4,7 @@
 pub(crate) mod connect;
 pub(crate) mod h1;
 pub(crate) mod h2;
+mod keep_reading;
 pub(crate) mod watch;
 
 use std::cell::Cell;
@@ -73,6 +74,7 @@ impl Endpoint {
     pub(crate) fn reopen(&self) {
         self.deadline_of.set(None);
         self.h1.reopen();
+        self.h2.reopen();
         self.cut.send_replace(false);
     }
 
@@ -83,12 +85,14 @@ impl Endpoint {
     }
 
     /// Cuts what is left when the deadline of `drain` is over, unless the drain was cancelled.
-    pub(crate) fn schedule_cut(self: &Rc<Self>, tasks: &TaskTracker, drain: DrainId, left: Duration) {
+    pub(crate) fn schedule_cut(self: &Rc<Self>, drain: DrainId, left: Duration) {
         if self.deadline_of.replace(Some(drain)) == Some(drain) {
             return;
         }
         let endpoint = Rc::downgrade(self);
-        tasks.spawn_local(async move {
+        // Not tracked: a node that leaves waits for what runs, not for the time to cut it. The
+        // timer ends with the worker.
+        tokio::task::spawn_local(async move {
             tokio::time::sleep(left).await;
             if let Some(endpoint) = endpoint.upgrade()
                 && endpoint.deadline_of.get() == Some(drain)
@@ -96,6 +100,11 @@ impl Endpoint {
                 endpoint.cut();
             }
         });
+    }
+
+    /// Whether its drain's deadline is over: a connection would be cut as soon as it is there.
+    pub(crate) fn is_cut(&self) -> bool {
+        *self.cut.borrow()
     }
 
     /// Ends when what runs on the endpoint is cut.

@@ -178,7 +178,7 @@ impl Worker {
                 }
                 if let Some(deadline) = deadline_ms {
                     let left = Duration::from_millis(deadline.saturating_sub(unix_ms()));
-                    endpoint.schedule_cut(&self.tasks, *drain, left);
+                    endpoint.schedule_cut(*drain, left);
                 }
             }
             Phase::Drained { .. } => endpoint.retire(),

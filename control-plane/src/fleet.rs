@@ -42,7 +42,7 @@ pub(crate) mod roster;
 
 /// How long answers that are under way may take when the node stops; then they are cut. The answer
 /// to `leave?wait=true` is among them.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 pub struct ControlPlaneConfig {
     /// Unique in the fleet.

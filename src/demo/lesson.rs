@@ -38,7 +38,8 @@ Three nodes balance three endpoints. Logs: {folder}
    The page says which endpoint serves you. The ports of the other nodes lead to the same endpoint:
    any node opens the cookie, and all of them compute the same choice.
 
-2. Empty the endpoint that serves you (app-1 here). Nothing breaks: the WebSocket and the streams run on, the next request moves:
+2. Empty the endpoint that serves you (app-1 here). Nothing breaks: what runs goes on, the next
+   request moves the session to another endpoint, once:
      tidelock endpoint drain demo app-1 --wait{flag}
    The same without the command line:
      curl -X POST http://127.0.0.1:{admin}/v1/pools/demo/endpoints/app-1/drain \\

@@ -1,12 +1,14 @@
 //! HTTP/1.1 from clients, by hyper's server.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::header::{CONNECTION, HeaderValue};
+use http::{Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -15,10 +17,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tracing::debug;
 
+use super::framing::{FramingWatch, Verdict};
 use super::linger::Lingering;
 use crate::access::Access;
 use crate::body::{Piece, Received};
-use crate::headers::{Client, is_websocket};
+use crate::exchange::content_length;
+use crate::headers::{Client, check_framing, is_websocket};
 use crate::proxy::{self, OutBody, Outbound};
 use crate::respond::{Reason, respond};
 use crate::websocket;
@@ -29,10 +33,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (limits, timeouts) = (&worker.config.limits, &worker.config.timeouts);
-    let io = Lingering::new(io, limits.early_response_drain_bytes, timeouts.early_response_drain);
+    let framing = Verdict::default();
+    let watch = FramingWatch::new(framing.clone());
+    let io = Lingering::new(io, watch, limits.early_response_drain_bytes, timeouts.early_response_drain);
+    let count = Cell::new(0);
     let service = service_fn(|request: Request<Incoming>| {
-        let (worker, client) = (worker.clone(), client.clone());
-        async move { Ok::<_, Infallible>(answer(&worker, &client, request).await) }
+        let (worker, client, framing) = (worker.clone(), client.clone(), framing.clone());
+        count.set(count.get() + 1);
+        let nth = count.get();
+        async move { Ok::<_, Infallible>(answer(&worker, &client, &framing, nth, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -57,26 +66,46 @@ where
     }
 }
 
-async fn answer(worker: &Rc<Worker>, client: &Rc<Client>, mut request: Request<Incoming>) -> Response<H1OutBody> {
+/// Answers the connection's request number `nth`.
+async fn answer(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    framing: &Verdict,
+    nth: u64,
+    mut request: Request<Incoming>,
+) -> Response<H1OutBody> {
     let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
-    let outbound = if is_websocket(&head) {
+    let is_misframed = framing.refuses(nth) || check_framing(&head).is_err();
+    let outbound = if is_misframed {
+        proxy::own(Access::begin(worker, client, &head), Reason::BadFraming)
+    } else if is_websocket(&head) {
         websocket::serve(worker, client, head, upgrade).await
     } else {
         proxy::serve(worker, client, head, Received::h1(body)).await
     };
     match outbound {
         Outbound::Response(response, access) => {
-            let mut response = response.map(|body| H1OutBody { body: Some(body), access: Some(access) });
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                framing.stop();
+            }
+            let left = content_length(response.headers());
+            let body = |body| H1OutBody { worker: worker.clone(), body: Some(body), access: Some(access), left };
+            let mut response = response.map(body);
             *response.version_mut() = http::Version::HTTP_11;
+            if is_misframed {
+                // Nobody knows where the next request begins.
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             response
         }
         // There is nobody to answer, or only one who sent no body worth the name; hyper needs a
         // response to end the exchange, and closes behind it.
         Outbound::Abort(_) => {
-            let mut response =
-                respond(Reason::BadBody).map(|text| H1OutBody { body: Some(OutBody::Own(text)), access: None });
-            response.headers_mut().insert(http::header::CONNECTION, http::HeaderValue::from_static("close"));
+            let body =
+                |text| H1OutBody { worker: worker.clone(), body: Some(OutBody::Own(text)), access: None, left: None };
+            let mut response = respond(Reason::BadBody).map(body);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             response
         }
     }
@@ -84,9 +113,12 @@ async fn answer(worker: &Rc<Worker>, client: &Rc<Client>, mut request: Request<I
 
 /// A response's body as hyper's server polls it.
 struct H1OutBody {
+    worker: Rc<Worker>,
     body: Option<OutBody>,
     /// None for a client that is gone.
     access: Option<Access>,
+    /// Bytes to come by content-length.
+    left: Option<u64>,
 }
 
 /// The response cannot be completed: hyper closes without the last chunk (H4).
@@ -114,6 +146,7 @@ impl Body for H1OutBody {
         Poll::Ready(match piece {
             Piece::Data(data) => {
                 let whole = body.is_whole();
+                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                 this.sent(data.len());
                 if whole {
                     this.end();
@@ -175,15 +208,32 @@ impl H1OutBody {
     }
 }
 
+impl H1OutBody {
+    /// All bytes of the content-length are with the client, and hyper asks for no more; the
+    /// endpoint's END_STREAM, in a frame of its own, is still on its way. Leaving it to be
+    /// cancelled would cost the endpoint a reset for each response.
+    fn await_end(&mut self) {
+        let Some(OutBody::Proxied(mut body)) = self.body.take() else { return };
+        if let Some(access) = &mut self.access {
+            access.whole();
+        }
+        self.worker.tasks.spawn_local(async move {
+            // Ends in the body's own time limit at the latest.
+            while let Piece::Data(_) = std::future::poll_fn(|cx| body.poll_piece(cx)).await {}
+        });
+    }
+}
+
 impl Drop for H1OutBody {
     /// hyper does not poll a body that has no bytes, and stops polling one whose content-length
     /// is reached.
     fn drop(&mut self) {
-        if let Some(OutBody::Proxied(body)) = &mut self.body
-            && body.is_end()
-        {
+        let Some(OutBody::Proxied(body)) = &mut self.body else { return };
+        if body.is_end() {
             body.ended_with_head();
             self.end();
+        } else if self.left == Some(0) {
+            self.await_end();
         }
     }
 }

@@ -10,8 +10,11 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::framing::FramingWatch;
+
 pub(crate) struct Lingering<S> {
     stream: S,
+    framing: FramingWatch,
     /// Bytes that are still read and dropped.
     left: u64,
     limit: Duration,
@@ -19,14 +22,17 @@ pub(crate) struct Lingering<S> {
 }
 
 impl<S> Lingering<S> {
-    pub(crate) fn new(stream: S, bytes: u64, limit: Duration) -> Lingering<S> {
-        Lingering { stream, left: bytes, limit, closing: None }
+    pub(crate) fn new(stream: S, framing: FramingWatch, bytes: u64, limit: Duration) -> Lingering<S> {
+        Lingering { stream, framing, left: bytes, limit, closing: None }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        self.framing.read(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use tracing::debug;
 
 use super::connect::connect;
+use super::keep_reading::KeepReading;
 use super::{Lend, LendError};
 use crate::upload::H1Body;
 
@@ -94,13 +95,17 @@ impl Connections {
 }
 
 async fn dial(lend: &Lend<'_>) -> Result<SendRequest<H1Body>, LendError> {
+    if lend.endpoint.is_cut() {
+        return Err(LendError::Connect);
+    }
     let address = &lend.endpoint.address;
     let stream = connect(address, lend.connect_limit).await.map_err(|error| {
         debug!(%address, %error, "no connection to the endpoint");
         LendError::Connect
     })?;
     let builder = http1::Builder::new();
-    let (send, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(|_| LendError::Connect)?;
+    let (send, connection) =
+        builder.handshake(TokioIo::new(KeepReading::new(stream))).await.map_err(|_| LendError::Connect)?;
     let cut = lend.endpoint.until_cut();
     lend.tasks.spawn_local(async move {
         // A failure is told to the request that has the connection.

@@ -40,6 +40,8 @@ const PING_EVERY: Duration = Duration::from_secs(25);
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Connection>>>,
     dialling: Cell<bool>,
+    /// The endpoint takes nothing new: what is dialled now serves those who wait, and closes.
+    retired: Cell<bool>,
     /// Woken when a dial has ended or a stream is free.
     changed: Notify,
     failed: Cell<Option<Instant>>,
@@ -101,7 +103,7 @@ impl Drop for Slot {
     fn drop(&mut self) {
         let connection = &self.connection;
         connection.streams.set(connection.streams.get() - 1);
-        if connection.streams.get() == 0 && !connection.is_usable() {
+        if connection.streams.get() == 0 && (self.owner.retired.get() || !connection.is_usable()) {
             connection.idle.notify_one();
         }
         self.owner.changed.notify_one();
@@ -113,6 +115,7 @@ impl Connections {
         Rc::new(Connections {
             open: RefCell::default(),
             dialling: Cell::new(false),
+            retired: Cell::new(false),
             changed: Notify::new(),
             failed: Cell::new(None),
         })
@@ -130,6 +133,9 @@ impl Connections {
                 let changed = self.changed.notified();
                 if let Some(slot) = self.try_lend() {
                     return Ok(slot);
+                }
+                if lend.endpoint.is_cut() {
+                    return Err(LendError::Connect);
                 }
                 let failed = self.failed.get();
                 if failed.is_some_and(|at| at >= asked || asked < at + DIAL_PAUSE) {
@@ -156,9 +162,14 @@ impl Connections {
 
     /// No new streams; each connection closes after its last.
     pub(crate) fn retire(&self) {
+        self.retired.set(true);
         for connection in self.open.borrow().iter() {
             connection.retire();
         }
+    }
+
+    pub(crate) fn reopen(&self) {
+        self.retired.set(false);
     }
 
     /// Dials in a task of its own: it serves all who wait, so none of them owns it.
@@ -177,6 +188,13 @@ impl Connections {
                 self.failed.set(None);
                 self.open.borrow_mut().push(connection.clone());
                 self.changed.notify_waiters();
+                if self.retired.get() {
+                    // Those who waited take their streams first.
+                    tokio::task::yield_now().await;
+                    if connection.streams.get() == 0 {
+                        connection.retire();
+                    }
+                }
                 tokio::select! {
                     () = task => {}
                     () = cut => debug!(%address, "the drain's deadline is over"),

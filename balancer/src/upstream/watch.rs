@@ -1,6 +1,7 @@
 //! What an endpoint's frames tell that the HTTP/2 library keeps to itself: a WINDOW_UPDATE on a
-//! stream shows that the app reads its request (H2), a GOAWAY that no new stream may be opened.
-//! Only frame heads are looked at (RFC 9113 section 4.1); payloads are passed over by length.
+//! stream shows that the app reads its request (H2), an END_STREAM that a response was whole
+//! before its connection went (H3), a GOAWAY that no new stream may be opened. Only frame heads
+//! are looked at (RFC 9113 section 4.1); payloads are passed over by length.
 
 use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
@@ -9,8 +10,12 @@ use std::task::Waker;
 use crate::gather::Tap;
 
 const HEAD: usize = 9;
+const DATA: u8 = 0x0;
+const HEADERS: u8 = 0x1;
 const GOAWAY: u8 = 0x7;
 const WINDOW_UPDATE: u8 = 0x8;
+const END_STREAM: u8 = 0x1;
+const END_HEADERS: u8 = 0x4;
 
 /// The frame heads of one connection, as they are read.
 #[derive(Debug, Default)]
@@ -20,24 +25,37 @@ pub(crate) struct FrameWatch {
     have: Cell<usize>,
     /// Payload bytes to pass over.
     skip: Cell<usize>,
+    /// The stream that the frame under way ends; 0 for none.
+    ending: Cell<u32>,
     going_away: Cell<bool>,
-    uploads: RefCell<Vec<(u32, Weak<ReadSign>)>>,
+    uploads: RefCell<Vec<(u32, Weak<UploadSign>)>>,
 }
 
-/// Whether the endpoint has been seen to read one stream's request.
+/// What has been seen of one stream whose request has a body.
 #[derive(Debug, Default)]
-pub(crate) struct ReadSign {
-    seen: Cell<bool>,
+pub(crate) struct UploadSign {
+    reads: Cell<bool>,
+    ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
-impl ReadSign {
-    /// True once it reads; else the waker is woken when it does.
-    pub(crate) fn poll_seen(&self, waker: &Waker) -> bool {
-        if !self.seen.get() {
+impl UploadSign {
+    /// True once the endpoint reads; else the waker is woken when it does.
+    pub(crate) fn poll_reads(&self, waker: &Waker) -> bool {
+        if !self.reads.get() {
             self.waker.replace(Some(waker.clone()));
         }
-        self.seen.get()
+        self.reads.get()
+    }
+
+    /// Only from here on a WINDOW_UPDATE is a sign: before the first DATA it is a greeting.
+    pub(crate) fn begin(&self) {
+        self.reads.set(false);
+    }
+
+    /// The endpoint's END_STREAM, and all before it, has been read from the connection.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.get()
     }
 }
 
@@ -46,9 +64,9 @@ impl FrameWatch {
         self.going_away.get()
     }
 
-    /// Watches for a WINDOW_UPDATE on `stream` for as long as the sign is held.
-    pub(crate) fn upload(&self, stream: u32) -> Rc<ReadSign> {
-        let sign = Rc::new(ReadSign::default());
+    /// Watches `stream` for as long as the sign is held.
+    pub(crate) fn upload(&self, stream: u32) -> Rc<UploadSign> {
+        let sign = Rc::new(UploadSign::default());
         let mut uploads = self.uploads.borrow_mut();
         uploads.retain(|(_, sign)| sign.strong_count() > 0);
         uploads.push((stream, Rc::downgrade(&sign)));
@@ -56,24 +74,37 @@ impl FrameWatch {
     }
 
     fn frame(&self, head: [u8; HEAD]) {
+        let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
         match head[3] {
             GOAWAY => self.going_away.set(true),
             WINDOW_UPDATE => {
-                let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
-                self.uploads.borrow_mut().retain(|(upload, sign)| {
-                    let Some(sign) = sign.upgrade() else { return false };
-                    if *upload != stream {
-                        return true;
-                    }
-                    sign.seen.set(true);
+                if let Some(sign) = self.sign(stream) {
+                    sign.reads.set(true);
                     if let Some(waker) = sign.waker.take() {
                         waker.wake();
                     }
-                    false
-                });
+                }
             }
+            DATA if head[4] & END_STREAM != 0 => self.ending.set(stream),
+            // With CONTINUATION behind it the end is not told here: such a stream counts as cut.
+            HEADERS if head[4] & (END_STREAM | END_HEADERS) == END_STREAM | END_HEADERS => self.ending.set(stream),
             _ => {}
         }
+    }
+
+    /// The payload is there too.
+    fn end_of_frame(&self) {
+        let stream = self.ending.replace(0);
+        if stream != 0
+            && let Some(sign) = self.sign(stream)
+        {
+            sign.ended.set(true);
+        }
+    }
+
+    fn sign(&self, stream: u32) -> Option<Rc<UploadSign>> {
+        let uploads = self.uploads.borrow();
+        uploads.iter().find(|(upload, _)| *upload == stream).and_then(|(_, sign)| sign.upgrade())
     }
 }
 
@@ -83,11 +114,14 @@ impl Tap for Rc<FrameWatch> {
             let skipped = self.skip.get().min(bytes.len());
             self.skip.set(self.skip.get() - skipped);
             bytes = &bytes[skipped..];
+            if self.skip.get() > 0 {
+                return;
+            }
+            if skipped > 0 {
+                self.end_of_frame();
+            }
             let have = self.have.get();
             let taken = (HEAD - have).min(bytes.len());
-            if self.skip.get() > 0 || taken == 0 {
-                continue;
-            }
             let mut head = self.head.get();
             head[have..have + taken].copy_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
@@ -97,6 +131,9 @@ impl Tap for Rc<FrameWatch> {
                 self.have.set(0);
                 self.skip.set(usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]));
                 self.frame(head);
+                if self.skip.get() == 0 {
+                    self.end_of_frame();
+                }
             }
         }
     }
@@ -106,9 +143,9 @@ impl Tap for Rc<FrameWatch> {
 mod tests {
     use super::*;
 
-    fn frame(kind: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        bytes.extend([kind, 0]);
+        bytes.extend([kind, flags]);
         bytes.extend(stream.to_be_bytes());
         bytes.extend(payload);
         bytes
@@ -117,10 +154,12 @@ mod tests {
     /// However the bytes are cut into reads, the same frames are seen.
     #[test]
     fn frames_are_seen_at_any_cut() {
-        let mut bytes = frame(0, 1, b"data that looks like nothing");
-        bytes.extend(frame(WINDOW_UPDATE, 3, &[0, 0, 1, 0]));
-        bytes.extend(frame(4, 0, b""));
-        bytes.extend(frame(GOAWAY, 0, &[0; 8]));
+        let mut bytes = frame(DATA, 0, 1, b"data that looks like nothing");
+        bytes.extend(frame(WINDOW_UPDATE, 0, 3, &[0, 0, 1, 0]));
+        bytes.extend(frame(4, 0, 0, b""));
+        bytes.extend(frame(GOAWAY, 0, 0, &[0; 8]));
+        bytes.extend(frame(HEADERS, END_STREAM, 1, b"trailers, and more to follow"));
+        bytes.extend(frame(DATA, END_STREAM, 3, b"the end"));
         for cut in 1..bytes.len() {
             let watch = Rc::new(FrameWatch::default());
             let (one, three) = (watch.upload(1), watch.upload(3));
@@ -128,8 +167,24 @@ mod tests {
                 watch.read(read);
             }
             assert!(watch.is_going_away(), "cut {cut}");
-            assert!(three.poll_seen(Waker::noop()), "cut {cut}");
-            assert!(!one.poll_seen(Waker::noop()), "cut {cut}");
+            assert!(three.poll_reads(Waker::noop()), "cut {cut}");
+            assert!(!one.poll_reads(Waker::noop()), "cut {cut}");
+            assert!(three.has_ended() && !one.has_ended(), "cut {cut}");
         }
+    }
+
+    /// A frame that says END_STREAM and is itself cut off ends nothing.
+    #[test]
+    fn an_end_counts_when_all_of_its_frame_is_there() {
+        let bytes = frame(DATA, END_STREAM, 1, b"the end");
+        let watch = Rc::new(FrameWatch::default());
+        let sign = watch.upload(1);
+        watch.read(&bytes[..bytes.len() - 1]);
+        assert!(!sign.has_ended());
+        watch.read(&bytes[bytes.len() - 1..]);
+        assert!(sign.has_ended());
+        let empty = watch.upload(3);
+        watch.read(&frame(DATA, END_STREAM, 3, b""));
+        assert!(empty.has_ended());
     }
 }

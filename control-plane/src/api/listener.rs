@@ -138,7 +138,8 @@ mod tests {
         let (ours, _theirs) = tokio::io::duplex(16);
         let mut connection = Connection::new(ours, place, WRITE_STALL);
         let began = tokio::time::Instant::now();
-        let error = connection.write_all(&[0; 64]).await.unwrap_err();
+        let written = tokio::time::timeout(WRITE_STALL * 2, connection.write_all(&[0; 64])).await;
+        let error = written.expect("it does not wait for ever").unwrap_err();
         assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 30));
     }
 

@@ -45,6 +45,10 @@ async fn a_cancelled_drain_is_never_safe() {
     let (waited, cancelled) = tokio::join!(client.get(&waiting), client.delete(DRAIN));
     cancelled.expect(200);
     assert_eq!(waited.problem(409), "drain-cancelled");
+    // Quiet on every node, and still not to be stopped: it gets new sessions.
+    node.count(APP_1, 0);
+    let mut events = client.events("/v1/events").await;
+    events.until(|status| status["drains"][0]["requests"] == 0 && status["drains"][0]["missing"] == json!([])).await;
     let drain = client.get(&format!("/v1/drains/{id}")).await.expect(200);
     assert_eq!((&drain["state"], &drain["safe"]), (&json!("cancelled"), &json!(false)));
     assert_eq!(client.get("/v1/pools/app").await.expect(200)["endpoints"][0]["phase"], "active");

@@ -1,7 +1,9 @@
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::*;
 use crate::api::events::LISTENERS_MAX;
+use crate::fleet::LAST_ANSWERS;
 use crate::fleet::leave::LeaveState;
 use crate::raft::Role;
 
@@ -62,6 +64,7 @@ async fn the_stream_sends_each_change_once_and_ends_with_the_node() {
     let written = client.put("/v1/pools/app", "{}").await.expect(200);
     let event = events.until(|status| status["pools"][0]["name"] == "app").await;
     assert_eq!(event["epoch"], written["epoch"]);
+    let stopping = Instant::now();
     let (_, rest) = tokio::join!(node.plane.shutdown(), async {
         let mut rest = 0;
         while events.next().await.is_some() {
@@ -69,6 +72,7 @@ async fn the_stream_sends_each_change_once_and_ends_with_the_node() {
         }
         rest
     });
+    assert!(stopping.elapsed() < LAST_ANSWERS, "the stream was cut, it did not end");
     assert!(rest < 5, "{rest} more events came without a change");
 }
 

@@ -1,6 +1,6 @@
 //! Two ends over loopback, and the ways in which messages do not arrive.
 
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -33,7 +33,7 @@ async fn end_at(id: u64, seeds: &[String], at: &str) -> End {
         founders: None,
         known: vec![],
     };
-    let (sender, events) = channel();
+    let (sender, events) = sync_channel(1_024);
     let handler: Handler = Arc::new(move |event| _ = sender.send(event));
     let transport = Transport::start(listener, Identity::from_secret(SECRET).unwrap(), hello, seeds, handler);
     End { transport, events, address }

@@ -1,0 +1,255 @@
+//! H3: a response that ends before its request is a success. The client gets all of it, then the
+//! rest of its request is read and dropped within bounds; no later trouble spoils the response.
+
+use std::time::Instant;
+
+use crate::fleet::{DRAIN, Endpoint, Fleet, H1, H2c, config};
+use crate::frames::{CANCEL, Ended, Event, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR, Peer, data, headers, reset};
+use crate::http1::Http1;
+
+const BODY: &[u8] = &[b'r'; 3_000];
+
+/// A refusal in one write, as an app makes it that does not look at the body.
+fn refusal(stream: u32) -> Vec<u8> {
+    [headers(stream, &[(":status", "429"), ("content-length", "3000")], false), data(stream, BODY, true)].concat()
+}
+
+fn refusal_h1() -> Vec<u8> {
+    [b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 3000\r\n\r\n", BODY].concat()
+}
+
+/// Reads until the upload towards the endpoint has been stopped, not ended.
+async fn stopped(upstream: &mut Peer, stream: u32) {
+    loop {
+        match upstream.next().await {
+            Event::Data { end: false, .. } => {}
+            Event::Reset { stream: at, code } => {
+                assert_eq!(at, stream);
+                break assert!(code == CANCEL || code == NO_ERROR, "{code}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    upstream.quiet().await;
+}
+
+#[tokio::test]
+async fn an_h2_client_gets_an_early_response_whole() {
+    for length in [40_000, 1 << 20] {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+        let mut client = fleet.h2().await;
+        let stream = client.request("POST", "/up", &[("content-length", &length.to_string())], false).await;
+        let mut upstream = endpoint.h2().await;
+        let (at, ..) = upstream.expect_headers().await;
+        client.body(stream, &vec![b'x'; length.min(60_000) - 5_000], false).await;
+        upstream.raw(&refusal(at)).await;
+        let response = client.response(stream).await;
+        let answered = Instant::now();
+        assert_eq!(response.whole(), ("429", BODY), "{length}");
+        stopped(&mut upstream, at).await;
+        assert_eq!(client.expect_reset(stream).await, NO_ERROR, "{length}");
+        assert!(answered.elapsed() < 2 * DRAIN + DRAIN, "a bounded wait");
+        client.quiet().await;
+    }
+}
+
+/// 1 MB from a client that has written as much as it may by then.
+#[tokio::test]
+async fn an_h2_client_that_goes_on_sending_is_stopped_behind_the_response() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("POST", "/up", &[], false).await;
+    client.body(stream, &[b'x'; 200_000], false).await;
+    let mut upstream = endpoint.h2().await;
+    let (at, ..) = upstream.expect_headers().await;
+    upstream.raw(&refusal(at)).await;
+    assert_eq!(client.response(stream).await.whole(), ("429", BODY));
+    let answered = Instant::now();
+    let mut sent = 200_000;
+    let code = loop {
+        // As fast as the balancer takes it.
+        client.data(stream, &[b'x'; 16_384], false).await;
+        sent += 16_384;
+        let reset = client.ping().await.into_iter().find_map(|event| match event {
+            Event::Reset { code, .. } => Some(code),
+            _ => None,
+        });
+        if let Some(code) = reset {
+            break code;
+        }
+        assert!(sent < 1 << 20, "1 MB was taken behind the response");
+    };
+    assert_eq!(code, NO_ERROR);
+    assert!(answered.elapsed() < DRAIN, "the bytes were the bound: {:?}", answered.elapsed());
+    stopped(&mut upstream, at).await;
+}
+
+/// A client that ends its request in time sees no reset at all.
+#[tokio::test]
+async fn a_request_that_ends_in_time_is_not_reset() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("POST", "/up", &[("content-length", "40000")], false).await;
+    client.body(stream, &[b'x'; 20_000], false).await;
+    let mut upstream = endpoint.h2().await;
+    let (at, ..) = upstream.expect_headers().await;
+    upstream.raw(&refusal(at)).await;
+    assert_eq!(client.response(stream).await.whole(), ("429", BODY));
+    client.body(stream, &[b'x'; 20_000], true).await;
+    client.quiet().await;
+    stopped(&mut upstream, at).await;
+}
+
+/// All of the body is here but its last frame when the response ends: it is not sent any more.
+#[tokio::test]
+async fn a_held_back_end_is_not_sent_behind_a_whole_response() {
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.body_hold_back = crate::frames::PATIENCE * 2;
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("POST", "/up", &[("content-length", "40000")], false).await;
+    client.body(stream, &[b'x'; 40_000], true).await;
+    client.ping().await;
+    let mut upstream = endpoint.h2().await;
+    let (at, ..) = upstream.expect_headers().await;
+    upstream.raw(&refusal(at)).await;
+    assert_eq!(client.response(stream).await.whole(), ("429", BODY));
+    client.quiet().await;
+    stopped(&mut upstream, at).await;
+}
+
+#[tokio::test]
+async fn an_h2_client_gets_the_early_response_of_an_h1_endpoint() {
+    for (length, closes) in [(40_000, false), (1 << 20, false), (40_000, true), (1 << 20, true)] {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+        let mut client = fleet.h2().await;
+        let stream = client.request("POST", "/up", &[("content-length", &length.to_string())], false).await;
+        client.body(stream, &vec![b'x'; length.min(200_000) - 5_000], false).await;
+        let mut upstream = endpoint.h1().await;
+        upstream.head().await;
+        upstream.write(refusal_h1()).await;
+        if closes {
+            // With unread bytes: the kernel sends RST behind the response.
+            drop(upstream);
+            assert_eq!(client.response(stream).await.whole(), ("429", BODY), "{length}");
+        } else {
+            assert_eq!(client.response(stream).await.whole(), ("429", BODY), "{length}");
+            let taken = upstream.rest().await.len();
+            assert!(taken < length, "closed before the end of the request");
+        }
+        assert_eq!(client.expect_reset(stream).await, NO_ERROR);
+    }
+}
+
+/// Writes a large body whatever comes back, then reads.
+async fn stubborn_h1(fleet: &Fleet, length: usize, meanwhile: impl Future) {
+    let client = fleet.h1().await;
+    let (read, mut write) = client.io.into_split();
+    let head = format!("POST /up HTTP/1.1\r\nhost: app.test\r\ncontent-length: {length}\r\n\r\n");
+    let writing = async {
+        use tokio::io::AsyncWriteExt;
+        write.write_all(head.as_bytes()).await.unwrap();
+        // Fails when the balancer has closed, as for any client.
+        let _ = write.write_all(&vec![b'x'; length]).await;
+    };
+    let reading = async {
+        let mut response = Http1::over(tokio::io::join(read, tokio::io::sink()));
+        let head = response.head().await;
+        assert_eq!(head.status(), "429", "{length}");
+        assert_eq!(response.body(&head).await.as_deref(), Ok(BODY), "{length}");
+        // A body that was read to its end anyway leaves the connection in use.
+        if length > 1 << 20 { response.rest().await } else { Vec::new() }
+    };
+    let (_, _, rest) = tokio::join!(meanwhile, writing, reading);
+    assert!(rest.is_empty(), "the connection ends behind the response");
+}
+
+#[tokio::test]
+async fn an_h1_client_that_goes_on_writing_can_read_the_early_response() {
+    for length in [40_000, 1 << 20, 20 << 20] {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+        stubborn_h1(&fleet, length, async {
+            let mut upstream = endpoint.h2().await;
+            let (at, ..) = upstream.expect_headers().await;
+            upstream.expect_data().await;
+            upstream.raw(&refusal(at)).await;
+            if length > 40_000 {
+                stopped(&mut upstream, at).await;
+            }
+        })
+        .await;
+
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+        stubborn_h1(&fleet, length, async {
+            let mut upstream = endpoint.h1().await;
+            upstream.head().await;
+            upstream.exact(1_000).await.unwrap();
+            upstream.write(refusal_h1()).await;
+        })
+        .await;
+    }
+}
+
+/// Bandit resets a stream whose request it did not read with PROTOCOL_ERROR, behind the response.
+#[tokio::test]
+async fn what_follows_a_whole_response_does_not_spoil_it() {
+    for code in [Some(PROTOCOL_ERROR), Some(NO_ERROR), Some(INTERNAL_ERROR), Some(CANCEL), None] {
+        for at_once in [true, false] {
+            let endpoint = Endpoint::listen("a").await;
+            let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+            let mut client = fleet.h2().await;
+            let stream = client.request("POST", "/up", &[("content-length", "40000")], false).await;
+            client.body(stream, &[b'x'; 20_000], false).await;
+            let mut h1 = fleet.h1().await;
+            h1.request("POST /up HTTP/1.1\r\ncontent-length: 40000\r\n", vec![b'x'; 20_000]).await;
+            let mut upstream = endpoint.h2().await;
+            let mut streams = Vec::new();
+            while streams.len() < 2 {
+                if let Event::Headers { stream, .. } = upstream.next().await {
+                    streams.push(stream);
+                }
+            }
+            let mut bytes = Vec::new();
+            for at in streams {
+                bytes.extend(refusal(at));
+                if let Some(code) = code {
+                    if !at_once {
+                        upstream.raw(&std::mem::take(&mut bytes)).await;
+                    }
+                    bytes.extend(reset(at, code));
+                }
+            }
+            upstream.raw(&bytes).await;
+            if code.is_none() {
+                // None: the whole connection goes.
+                drop(upstream);
+            }
+            let response = client.response(stream).await;
+            assert_eq!(response.whole(), ("429", BODY), "{code:?} {at_once}");
+            let (head, body) = h1.response().await;
+            assert_eq!((head.status(), &body[..]), ("429", BODY), "{code:?} {at_once}");
+        }
+    }
+}
+
+/// A response without a body is whole with its head.
+#[tokio::test]
+async fn a_response_that_is_only_a_head_is_not_spoilt_either() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("POST", "/up", &[("content-length", "40000")], false).await;
+    client.body(stream, &[b'x'; 20_000], false).await;
+    let mut upstream = endpoint.h2().await;
+    let (at, ..) = upstream.expect_headers().await;
+    upstream.raw(&[headers(at, &[(":status", "401")], true), reset(at, PROTOCOL_ERROR)].concat()).await;
+    let response = client.response(stream).await;
+    assert_eq!((response.status(), response.ended()), ("401", Ended::Whole));
+}

@@ -1,0 +1,147 @@
+//! The node's own leaving: every connection is told, what runs ends, and what does not is cut at
+//! the deadline.
+
+use std::time::{Duration, Instant};
+
+use tidelock_core::command::DrainMode;
+use tokio::net::TcpStream;
+
+use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
+use crate::frames::{Ended, Event, NO_ERROR, Peer};
+
+const LONG: Duration = Duration::from_secs(8);
+
+async fn told_to_go(client: &mut Peer) {
+    let mut last_id = u32::MAX;
+    loop {
+        match client.next().await {
+            Event::GoAway { last, code } => {
+                assert_eq!(code, NO_ERROR);
+                assert!(last <= last_id, "a later GOAWAY does not raise it");
+                last_id = last;
+                if last != 0x7fff_ffff {
+                    return;
+                }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn running_streams_finish_behind_the_goaway() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut idle = fleet.h2().await;
+    let mut client = fleet.h2().await;
+    let stream = client.get("/download").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+    upstream.headers(at, &[(":status", "200")], false).await;
+    client.expect_headers().await;
+    let mut kept = fleet.h1().await;
+    kept.get("/").await;
+    let kept_at = upstream.expect_request().await.stream;
+    upstream.respond(kept_at, "200", b"fine").await;
+    kept.response().await;
+    let mut busy = fleet.h1().await;
+    busy.get("/").await;
+    let busy_at = upstream.expect_request().await.stream;
+
+    let address = fleet.address();
+    fleet.balancer.leave();
+    told_to_go(&mut idle).await;
+    assert_eq!(idle.next().await, Event::Closed, "an idle connection ends");
+    told_to_go(&mut client).await;
+    assert!(kept.rest().await.is_empty(), "a kept HTTP/1.1 connection closes");
+    assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+    fleet.reported(|report| report.leaving).await;
+
+    upstream.data(at, b"all of it", true).await;
+    assert_eq!(client.response(stream).await.body, b"all of it");
+    assert_eq!(client.next().await, Event::Closed);
+    upstream.respond(busy_at, "200", b"fine").await;
+    let (head, body) = busy.response().await;
+    assert_eq!((head.field("connection"), &body[..]), (Some("close"), &b"fine"[..]));
+    assert!(busy.rest().await.is_empty());
+    let begun = Instant::now();
+    assert!(fleet.balancer.end(LONG).await, "nothing had to be cut");
+    assert!(begun.elapsed() < LONG / 2);
+}
+
+#[tokio::test]
+async fn a_request_that_came_before_the_goaway_reached_its_client_is_served() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    fleet.balancer.leave();
+    // The first GOAWAY names no stream: until its PING is answered all streams are taken. The
+    // peer here has not read it yet.
+    let stream = client.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let request = upstream.expect_request().await;
+    upstream.respond(request.stream, "200", b"fine").await;
+    let response = client.response(stream).await;
+    assert_eq!(response.whole(), ("200", &b"fine"[..]));
+    assert!(fleet.balancer.end(LONG).await);
+}
+
+#[tokio::test]
+async fn what_is_stuck_is_cut_at_the_deadline() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.get("/stuck").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+    upstream.headers(at, &[(":status", "200")], false).await;
+    client.expect_headers().await;
+    let deadline = Duration::from_millis(300);
+    let begun = Instant::now();
+    assert!(!fleet.balancer.end(deadline).await, "a stream had to be cut");
+    assert!((deadline..deadline * 5).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_ne!(client.response(stream).await.ended(), Ended::Whole);
+}
+
+/// Nothing that only waits keeps the process: idle connections to endpoints, removed ones too,
+/// and drains whose deadline is far away.
+#[tokio::test]
+async fn an_idle_node_ends_at_once() {
+    for protocol in [H2c, H1] {
+        let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+        let fleet = Fleet::serving(config(), protocol, &[&a]).await;
+        let mut client = fleet.h2().await;
+        let stream = client.get("/").await;
+        let (mut h1, mut h2) = (None, None);
+        match protocol {
+            H2c => {
+                let upstream = h2.insert(a.h2().await);
+                let at = upstream.expect_request().await.stream;
+                upstream.respond(at, "200", b"fine").await;
+            }
+            H1 => {
+                let upstream = h1.insert(a.h1().await);
+                upstream.head().await;
+                upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+            }
+        }
+        client.response(stream).await.whole();
+        fleet.add(&b);
+        fleet.drain(&b, DrainMode::Sessions, Some(Duration::from_secs(3_600))).await;
+        drop(client);
+        let begun = Instant::now();
+        assert!(fleet.balancer.end(LONG).await, "{protocol:?}");
+        assert!(begun.elapsed() < LONG / 4, "{protocol:?}: {:?}", begun.elapsed());
+    }
+}
+
+/// A WebSocket is waited for and then cut.
+#[tokio::test]
+async fn a_websocket_is_cut_at_the_deadline() {
+    let a = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&a]).await;
+    let (mut client, mut upstream) = crate::drains::websocket(&fleet, &a).await;
+    assert!(!fleet.balancer.end(Duration::from_millis(200)).await);
+    assert!(client.rest().await.is_empty());
+    assert!(upstream.rest().await.is_empty());
+}

@@ -1,0 +1,20 @@
+//! The HTTP rules of the design (H1 to H18), each against peers that do exactly what the rule is
+//! about. A test's module names its rule; all of them fail when the behaviour is taken away.
+
+mod fleet;
+mod frames;
+mod hpack;
+mod http1;
+mod huffman;
+
+mod back_pressure;
+mod drains;
+mod h1_framing;
+mod h2_last_frame;
+mod h3_early_response;
+mod h4_truncation;
+mod h5_replay;
+mod leaving;
+mod limits;
+mod passing;
+mod tls;
