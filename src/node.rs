@@ -104,10 +104,11 @@ fn admin_url(admin: &config::Admin) -> Option<String> {
     admin.advertise.clone().or(listens)
 }
 
-/// Waits for the first table with anything agreed on in it.
+/// Waits for the first table by which sessions can be kept: before the fleet has agreed on a key
+/// for its cookies, a session that begins would be lost at its next request.
 async fn first_table(table: &mut watch::Receiver<Arc<Table>>) {
     // An error means that the control plane has ended, which is noticed elsewhere.
-    if table.wait_for(|table| table.epoch > Epoch(0)).await.is_err() {
+    if table.wait_for(|table| table.epoch > Epoch(0) && table.sealer.can_seal()).await.is_err() {
         std::future::pending().await
     }
 }

@@ -261,4 +261,40 @@ mod tests {
         done.unwrap();
         assert!(read.iter().all(|b| *b == 7));
     }
+
+    /// A socket whose peer answered and closed: writing fails, reading does not yet.
+    struct Answered(&'static [u8]);
+
+    impl AsyncRead for Answered {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buf.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Answered {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_failed_write_can_be_read() {
+        for length in [10, 3 * COPY_MAX] {
+            let (mut io, drainer) = gathered(Answered(b"the answer"), ());
+            let mut read = Vec::new();
+            drainer.drive(async { io.write_all(&vec![7; length]).await.unwrap() }).await;
+            drainer.drive(async { io.write_all(&vec![7; length]).await.unwrap() }).await;
+            io.read_to_end(&mut read).await.unwrap();
+            assert_eq!(read, b"the answer");
+        }
+    }
 }

@@ -39,7 +39,8 @@ pub(crate) enum Outbound {
 
 #[allow(clippy::large_enum_variant, reason = "one lives in a request at a time, and boxing it costs every request")]
 pub(crate) enum OutBody {
-    Own(Bytes),
+    /// Made here; and what the client has not sent yet of its request, to be read and dropped.
+    Own(Bytes, Received),
     Proxied(Proxied),
 }
 
@@ -80,13 +81,13 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &Client, head: Parts, bod
     let mut access = Access::begin(worker, client, &head);
     let checked = match check(worker, head) {
         Ok(checked) => checked,
-        Err(reason) => return own(access, reason),
+        Err(reason) => return own(access, reason, body),
     };
     access.host(&checked.host);
     let view = worker.view();
     let route = match find_route(&view, &checked) {
         Ok(route) => route,
-        Err(reason) => return own(access, reason),
+        Err(reason) => return own(access, reason, body),
     };
     access.route(&view, route);
     let mut source = Source::new(body, worker.config.limits.retry_body_bytes);
@@ -97,12 +98,12 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &Client, head: Parts, bod
     let mut tries = Tries::default();
     loop {
         let Some((choice, endpoint, lease)) = tries.next(worker, &view, route, &head.headers) else {
-            return own(access, tries.reason());
+            return own(access, tries.reason(), source.into_rest());
         };
         access.attempt(&choice, &endpoint);
         let pool = &view.pools[route.pool].table;
         let request = outgoing(&head, &host, &path, pool.spec.protocol, pool.spec.strip_content_length);
-        let Some(request) = request else { return own(access, Reason::BadHost) };
+        let Some(request) = request else { return own(access, Reason::BadHost, source.into_rest()) };
         let attempt = Attempt {
             endpoint: &endpoint,
             protocol: pool.spec.protocol,
@@ -122,7 +123,7 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &Client, head: Parts, bod
                 access.head(response.status());
                 return Outbound::Response(response, access);
             }
-            Err(Failed::Client(Abort::Malformed)) => return own(access, Reason::BadBody),
+            Err(Failed::Client(Abort::Malformed)) => return own(access, Reason::BadBody, Received::Empty),
             Err(Failed::Client(abort)) => {
                 access.aborted();
                 return Outbound::Abort(abort);
@@ -134,19 +135,19 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &Client, head: Parts, bod
                         worker.counters.retries.add();
                         source.rewind();
                     }
-                    Verdict::GiveUp => return own(access, tries.reason()),
+                    Verdict::GiveUp => return own(access, tries.reason(), source.into_rest()),
                 }
             }
         }
     }
 }
 
-/// A response that no endpoint gave.
-pub(crate) fn own(mut access: Access, reason: Reason) -> Outbound {
+/// A response that no endpoint gave, to a request of which `rest` is still to come.
+pub(crate) fn own(mut access: Access, reason: Reason, rest: Received) -> Outbound {
     access.own(reason);
     let response = respond(reason);
     access.head(response.status());
-    Outbound::Response(response.map(OutBody::Own), access)
+    Outbound::Response(response.map(|text| OutBody::Own(text, rest)), access)
 }
 
 pub(crate) fn find_route<'a>(view: &'a View, checked: &Checked) -> Result<&'a Route, Reason> {

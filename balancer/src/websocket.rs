@@ -21,8 +21,8 @@ use crate::body::Received;
 use crate::exchange::{Attempt, Failed, Proxied, no_body};
 use crate::headers::{self, Client};
 use crate::lease::Lease;
-use crate::proxy::{OutBody, Outbound, Tries, check, find_route, finish_head, outgoing};
-use crate::respond::{Reason, respond};
+use crate::proxy::{self, OutBody, Outbound, Tries, check, find_route, finish_head, outgoing};
+use crate::respond::Reason;
 use crate::upload::H1Upload;
 use crate::upstream::{Endpoint, Lend, h1::Lent};
 use crate::worker::{Stage, Worker};
@@ -107,11 +107,8 @@ pub(crate) async fn serve(worker: &Rc<Worker>, client: &Client, head: Parts, dow
     }
 }
 
-fn own(mut access: Access, reason: Reason) -> Outbound {
-    access.own(reason);
-    let response = respond(reason);
-    access.head(response.status());
-    Outbound::Response(response.map(OutBody::Own), access)
+fn own(access: Access, reason: Reason) -> Outbound {
+    proxy::own(access, reason, Received::Empty)
 }
 
 enum Upgrade {
@@ -133,7 +130,7 @@ fn finish_upgrade(
         }));
     }
     let upstream = hyper::upgrade::on(&mut response);
-    Upgrade::Switched(response.map(|_| OutBody::Own(Bytes::new())), upstream, lease.into_websocket())
+    Upgrade::Switched(response.map(|_| OutBody::Own(Bytes::new(), Received::Empty)), upstream, lease.into_websocket())
 }
 
 /// An open WebSocket.

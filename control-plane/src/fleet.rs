@@ -164,7 +164,8 @@ impl ControlPlane {
         let Agreement { consensus, published, received } = agreement;
         let address = config.admin.listen;
         let failed = |source| StartError::ListenAdmin { address, source };
-        let listener = AdminListener::bind(address).await.map_err(failed)?;
+        let cut = CancellationToken::new();
+        let listener = AdminListener::bind(address, cut.clone()).await.map_err(failed)?;
         let admin_addr = listener.address().map_err(failed)?;
 
         let (roster, roster_rx) = watch::channel(Roster::new());
@@ -204,7 +205,7 @@ impl ControlPlane {
         owned(&mut tasks, "leader's chores", &stop, chores.run());
         owned(&mut tasks, "event broadcast", &stop, events::broadcast(context.clone()));
         owned(&mut tasks, "Raft", &stop, ended(consensus.clone()));
-        tasks.spawn(serve(listener, context, stop.clone()));
+        tasks.spawn(serve(listener, context, stop.clone(), cut));
         tracing::info!(address = %admin_addr, "the admin API listens");
         Ok(ControlPlane { table, admin_addr, leave, stop, tasks, consensus })
     }
@@ -275,16 +276,29 @@ fn owned(
     });
 }
 
-async fn serve(listener: AdminListener, context: Context, stop: CancellationToken) -> &'static str {
+/// Serves until the stop; what is under way then has [`LAST_ANSWERS`]. Returns when the last
+/// connection has ended.
+async fn serve(
+    listener: AdminListener,
+    context: Context,
+    stop: CancellationToken,
+    cut: CancellationToken,
+) -> &'static str {
     let router = api::router(context);
     let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let cut = async {
+    let mut server = std::pin::pin!(server.into_future());
+    let late = async {
         stop.cancelled().await;
         tokio::time::sleep(LAST_ANSWERS).await;
     };
     tokio::select! {
-        _ = server.into_future() => {}
-        () = cut => tracing::debug!("answers of the admin API were cut at the node's end"),
+        _ = &mut server => {}
+        () = late => {
+            tracing::debug!("answers of the admin API are cut at the node's end");
+            cut.cancel();
+            // Only a handler that never yields could outlast this; the node's end does not wait for it.
+            let _ = tokio::time::timeout(LAST_ANSWERS, server).await;
+        }
     }
     "admin API"
 }

@@ -78,7 +78,7 @@ async fn answer(
     let (head, body) = request.into_parts();
     let is_misframed = framing.refuses(nth) || check_framing(&head).is_err();
     let outbound = if is_misframed {
-        proxy::own(Access::begin(worker, client, &head), Reason::BadFraming)
+        proxy::own(Access::begin(worker, client, &head), Reason::BadFraming, Received::Empty)
     } else if is_websocket(&head) {
         websocket::serve(worker, client, head, upgrade).await
     } else {
@@ -102,8 +102,12 @@ async fn answer(
         // There is nobody to answer, or only one who sent no body worth the name; hyper needs a
         // response to end the exchange, and closes behind it.
         Outbound::Abort(_) => {
-            let body =
-                |text| H1OutBody { worker: worker.clone(), body: Some(OutBody::Own(text)), access: None, left: None };
+            let body = |text| H1OutBody {
+                worker: worker.clone(),
+                body: Some(OutBody::Own(text, Received::Empty)),
+                access: None,
+                left: None,
+            };
             let mut response = respond(Reason::BadBody).map(body);
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             response
@@ -134,7 +138,7 @@ impl Body for H1OutBody {
         let this = &mut *self;
         let body = match this.body.as_mut() {
             None => return Poll::Ready(None),
-            Some(OutBody::Own(text)) => {
+            Some(OutBody::Own(text, _)) => {
                 let text = std::mem::take(text);
                 this.body = None;
                 this.sent(text.len());
@@ -174,14 +178,14 @@ impl Body for H1OutBody {
     fn is_end_stream(&self) -> bool {
         match &self.body {
             None => true,
-            Some(OutBody::Own(text)) => text.is_empty(),
+            Some(OutBody::Own(text, _)) => text.is_empty(),
             Some(OutBody::Proxied(body)) => body.is_end(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.body {
-            Some(OutBody::Own(text)) => SizeHint::with_exact(text.len() as u64),
+            Some(OutBody::Own(text, _)) => SizeHint::with_exact(text.len() as u64),
             None => SizeHint::with_exact(0),
             Some(OutBody::Proxied(body)) if body.is_end() => SizeHint::with_exact(0),
             // hyper goes by content-length, or chunks.

@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
-use http::{Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, header};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
@@ -150,6 +150,7 @@ async fn request_task(
 ) {
     let (head, body) = request.into_parts();
     let body = Received::h2(body);
+    let is_head = head.method == Method::HEAD;
     if !body.is_end()
         && head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
@@ -178,17 +179,28 @@ async fn request_task(
             Abort::Malformed => Reason::PROTOCOL_ERROR,
             Abort::Gone | Abort::Idle => Reason::CANCEL,
         }),
-        Some(Outbound::Response(response, access)) => send(&worker, respond, response, access).await,
+        Some(Outbound::Response(response, access)) => send(&worker, respond, response, access, is_head).await,
     }
 }
 
-async fn send(worker: &Worker, mut respond: SendResponse<Bytes>, response: Response<OutBody>, mut access: Access) {
+async fn send(
+    worker: &Worker,
+    mut respond: SendResponse<Bytes>,
+    response: Response<OutBody>,
+    mut access: Access,
+    is_head: bool,
+) {
     let (head, body) = response.into_parts();
-    match body {
-        OutBody::Own(text) => {
-            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), false) else { return };
-            access.sent(text.len());
-            let _ = stream.send_data(text, true);
+    let rest = match body {
+        OutBody::Own(text, rest) => {
+            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), is_head) else { return };
+            if !is_head {
+                access.sent(text.len());
+                if stream.send_data(text, true).is_err() {
+                    return;
+                }
+            }
+            rest
         }
         OutBody::Proxied(mut body) => {
             let end = body.is_end();
@@ -201,16 +213,15 @@ async fn send(worker: &Worker, mut respond: SendResponse<Bytes>, response: Respo
             } else if !forward(&mut stream, &mut body, &mut access).await {
                 return;
             }
-            let rest = body.finish();
-            drop(access);
-            if !rest.is_end() {
-                // The response was first (H3). The stream's end is sent; the library resets it
-                // with NO_ERROR when the request's stream is dropped.
-                let limits = &worker.config.limits;
-                upload::drain(rest, limits.early_response_drain_bytes, worker.config.timeouts.early_response_drain)
-                    .await;
-            }
+            body.finish()
         }
+    };
+    drop(access);
+    if !rest.is_end() {
+        // The response was first (H3). The stream's end is sent; the library resets it with
+        // NO_ERROR when the request's stream is dropped.
+        let limits = &worker.config.limits;
+        upload::drain(rest, limits.early_response_drain_bytes, worker.config.timeouts.early_response_drain).await;
     }
 }
 

@@ -66,10 +66,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Lingering<S> {
         let timer = this.closing.get_or_insert_with(|| Box::pin(sleep(limit)));
         let mut dropped = [0; 4096];
         while timer.as_mut().poll(cx).is_pending() {
+            if this.left == 0 {
+                // Nothing more is read, but the socket stays: its end would take the rest of the
+                // response along, which the client may still be reading.
+                return Poll::Pending;
+            }
             let mut buf = ReadBuf::new(&mut dropped);
             match Pin::new(&mut this.stream).poll_read(cx, &mut buf) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() && this.left > 0 => {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
                     this.left = this.left.saturating_sub(buf.filled().len() as u64);
                 }
                 Poll::Ready(_) => break,

@@ -253,3 +253,22 @@ async fn a_response_that_is_only_a_head_is_not_spoilt_either() {
     let response = client.response(stream).await;
     assert_eq!((response.status(), response.ended()), ("401", Ended::Whole));
 }
+
+/// The same holds for what the balancer answers itself.
+#[tokio::test]
+async fn an_answer_of_the_balancers_own_waits_for_the_request_too() {
+    let fleet = Fleet::serving(config(), H2c, &[]).await;
+    let mut client = fleet.h2().await;
+    for ends in [true, false] {
+        let stream = client.request("POST", "/up", &[("content-length", "40000")], false).await;
+        client.body(stream, &[b'x'; 20_000], false).await;
+        assert_eq!(client.response(stream).await.whole().0, "503");
+        client.quiet().await;
+        if ends {
+            client.body(stream, &[b'x'; 20_000], true).await;
+            client.quiet().await;
+        } else {
+            assert_eq!(client.expect_reset(stream).await, NO_ERROR);
+        }
+    }
+}

@@ -195,6 +195,21 @@ async fn unknown_hosts_and_paths_have_statuses_of_their_own() {
     assert_eq!((head.start.as_str(), head.field("host")), ("GET /app/x?q HTTP/1.1", Some("APP.test.")));
 }
 
+/// RFC 9110 section 9.3.2.
+#[tokio::test]
+async fn a_head_is_refused_without_a_body() {
+    let fleet = Fleet::serving(config(), H2c, &[]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("HEAD", "/", &[], true).await;
+    let response = client.response(stream).await;
+    assert_eq!(response.whole(), ("503", &b""[..]));
+    let mut client = fleet.h1().await;
+    for _ in 0..2 {
+        client.request("HEAD / HTTP/1.1\r\n", "").await;
+        assert_eq!(client.head().await.status(), "503");
+    }
+}
+
 /// RFC 9112 section 6.1: nobody sends both by accident.
 #[tokio::test]
 async fn two_framings_are_400_and_the_end() {

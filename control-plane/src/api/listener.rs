@@ -11,6 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Connections at one time. More wait in the kernel's queue: probes are short and come through as
 /// soon as one ends.
@@ -23,13 +24,14 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) struct AdminListener {
     inner: TcpListener,
     places: Arc<Semaphore>,
-    write_stall: Duration,
+    cut: CancellationToken,
 }
 
 impl AdminListener {
-    pub(crate) async fn bind(address: SocketAddr) -> io::Result<AdminListener> {
+    /// `cut` ends every connection at once. Their tasks are the server's and not ours to abort.
+    pub(crate) async fn bind(address: SocketAddr, cut: CancellationToken) -> io::Result<AdminListener> {
         let inner = TcpListener::bind(address).await?;
-        Ok(AdminListener { inner, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), write_stall: WRITE_STALL })
+        Ok(AdminListener { inner, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), cut })
     }
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
@@ -48,7 +50,7 @@ impl axum::serve::Listener for AdminListener {
                 Ok((stream, peer)) => {
                     // Without it small events wait for an acknowledgement; a failure costs only that.
                     let _ = stream.set_nodelay(true);
-                    return (Connection::new(stream, place, self.write_stall), peer);
+                    return (Connection::new(stream, place, &self.cut), peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept a connection");
@@ -63,18 +65,27 @@ impl axum::serve::Listener for AdminListener {
     }
 }
 
-/// A connection that fails when its peer takes nothing for too long.
+/// A connection that fails when its peer takes nothing for too long, or when all are cut.
 pub(crate) struct Connection<S = TcpStream> {
     stream: S,
-    write_stall: Duration,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
     _place: OwnedSemaphorePermit,
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, place: OwnedSemaphorePermit, write_stall: Duration) -> Connection<S> {
-        Connection { stream, write_stall, stalled: None, _place: place }
+    fn new(stream: S, place: OwnedSemaphorePermit, cut: &CancellationToken) -> Connection<S> {
+        Connection { stream, cut: Box::pin(cut.clone().cancelled_owned()), stalled: None, _place: place }
+    }
+
+    /// Fails once all connections are cut, and wakes the task then. The server reads for as long as
+    /// a connection lives, so asking here is enough.
+    fn check_cut(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.cut.as_mut().poll(cx) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(()) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the node ends")),
+        }
     }
 
     /// Passes a write's progress on, and starts or ends the clock.
@@ -83,8 +94,7 @@ impl<S> Connection<S> {
             self.stalled = None;
             return progress;
         }
-        let limit = self.write_stall;
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no data")))
     }
@@ -92,6 +102,7 @@ impl<S> Connection<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.check_cut(cx)?;
         Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
@@ -136,7 +147,7 @@ mod tests {
     async fn a_client_that_does_not_read_is_cut() {
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let (ours, _theirs) = tokio::io::duplex(16);
-        let mut connection = Connection::new(ours, place, WRITE_STALL);
+        let mut connection = Connection::new(ours, place, &CancellationToken::new());
         let began = tokio::time::Instant::now();
         let written = tokio::time::timeout(WRITE_STALL * 2, connection.write_all(&[0; 64])).await;
         let error = written.expect("it does not wait for ever").unwrap_err();
@@ -147,7 +158,7 @@ mod tests {
     async fn a_client_that_reads_slowly_is_not_cut() {
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut connection = Connection::new(ours, place, WRITE_STALL);
+        let mut connection = Connection::new(ours, place, &CancellationToken::new());
         let reader = async {
             for _ in 0..4 {
                 tokio::time::sleep(WRITE_STALL - Duration::from_secs(1)).await;

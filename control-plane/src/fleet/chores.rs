@@ -150,7 +150,9 @@ impl Chores {
         let (command, key) = match &chore {
             Chore::Initial => (Command::Batch { commands: self.initial.clone() }, Some(INITIAL_KEY)),
             Chore::MakeKey => {
-                let key = CookieKey { id: 1, secret: KeySecret(rand::random()), promoted: false };
+                // The first key seals at once: no node serves before it has a key, so none is out
+                // there that could not open what this one seals. Later keys wait for every node.
+                let key = CookieKey { id: 1, secret: KeySecret(rand::random()), promoted: true };
                 (Command::PutCookieKey { key }, Some(FIRST_COOKIE_KEY))
             }
             Chore::PromoteKey(key) => (Command::PutCookieKey { key: key.clone() }, None),

@@ -1,5 +1,7 @@
-use tidelock_core::id::Epoch;
+use tidelock_core::affinity::{CookieKey, KeySecret, Pin, SessionId};
+use tidelock_core::id::{EndpointId, Epoch, PoolId};
 use tidelock_core::spec::{EndpointSpec, PoolSpec};
+use tidelock_core::state::Outcome;
 
 use super::*;
 use node::{PATIENCE, TestNode, config};
@@ -40,18 +42,22 @@ async fn a_refused_configuration_leaves_a_fleet_that_works() {
 }
 
 #[tokio::test]
-async fn nobody_seals_before_every_live_node_has_the_key() {
+async fn the_first_key_seals_at_once_and_a_later_one_when_every_live_node_has_it() {
     let node = TestNode::start(config(), &[1, 2]).await;
-    let table = node.table(|table| table.epoch > Epoch(0)).await;
-    assert!(!table.sealer.can_seal(), "the first entry only distributes the key");
+    let table = node.table(|table| table.sealer.can_seal()).await;
     node.hear(2, "b", NodeReport::default()).await;
     node.route_by_every_table();
-    // Node 2 is live and has no table: its word is waited for.
-    let early = tokio::time::timeout(Duration::from_millis(600), node.table(|table| table.sealer.can_seal()));
+    let key = CookieKey { id: 2, secret: KeySecret([9; 32]), promoted: false };
+    let put = node.plane.consensus.propose(Command::PutCookieKey { key }, None).await.unwrap();
+    assert!(matches!(put, Outcome::Applied { .. }), "{put:?}");
+    let pin = Pin { session: SessionId([1; 16]), pool: PoolId(1), endpoint: EndpointId(1), revision: 0, issued: 1 };
+    let opens = |by: &Table, sealed: &Table| by.sealer.open(sealed.sealer.seal(pin, [0; 12]).unwrap().as_bytes());
+    // Node 2 is live and has no table: until it has the new key, the old one seals.
+    let seals_anew = |now: &Arc<Table>| opens(&table, now).is_none();
+    let early = tokio::time::timeout(Duration::from_millis(600), node.table(seals_anew));
     assert!(early.await.is_err(), "promoted without node 2");
-    let report = NodeReport { epoch: Some(Epoch(100)), ..NodeReport::default() };
-    node.hear(2, "b", report).await;
-    node.table(|table| table.sealer.can_seal()).await;
+    node.hear(2, "b", NodeReport { epoch: Some(Epoch(100)), ..NodeReport::default() }).await;
+    node.table(seals_anew).await;
     node.plane.shutdown().await;
 }
 

@@ -77,6 +77,21 @@ async fn the_stream_sends_each_change_once_and_ends_with_the_node() {
 }
 
 #[tokio::test]
+async fn waits_that_outlast_the_node_are_cut() {
+    let (node, client) = ready().await;
+    populate(&client).await;
+    node.count(EndpointId(2), 1);
+    let drain = client.post("/v1/pools/app/endpoints/app-1/drain", "").await.expect(200)["drain"].clone();
+    let path = format!("/v1/drains/{}?wait=safe&timeout_seconds=600", drain.as_str().unwrap());
+    let mut waiting = client.events(&path).await;
+    // A round trip in which the wait arrives.
+    client.put("/v1/pools/other", "{}").await.expect(200);
+    let stopping = Instant::now();
+    tokio::join!(node.plane.shutdown(), async { assert!(waiting.next().await.is_none(), "answered, not cut") });
+    assert!(stopping.elapsed() < LAST_ANSWERS * 2, "{:?}", stopping.elapsed());
+}
+
+#[tokio::test]
 async fn streams_are_bounded_and_all_get_the_same_event() {
     let (_node, client) = ready().await;
     let mut streams = Vec::new();

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tidelock_core::id::EndpointId;
 use tidelock_core::report::Counts;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 use crate::fleet::consensus::local::Local;
@@ -99,5 +100,21 @@ impl TestNode {
     pub(crate) async fn ready(&self) {
         self.route_by_every_table();
         self.table(|table| table.sealer.can_seal()).await;
+        // Readiness comes from the roster, which hears of the table a moment later.
+        let routes = async {
+            while !self.says_ready().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, routes).await.expect("the table is taken in time");
+    }
+
+    async fn says_ready(&self) -> bool {
+        let mut stream = tokio::net::TcpStream::connect(self.addr()).await.unwrap();
+        let request = format!("GET /readyz HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.addr());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.starts_with("HTTP/1.1 200 ")
     }
 }
