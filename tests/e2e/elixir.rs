@@ -30,17 +30,21 @@ async fn beam(name: &'static str, folder: &Folder) -> Beam {
     Beam { name, address, process }
 }
 
-/// How Cowboy saw the upload with this tag end; None while it has not.
-async fn ended(beams: &[Beam], tag: &str) -> Option<Value> {
+/// What Cowboy has seen of the upload with this tag.
+async fn account(beams: &[Beam], tag: &str) -> Option<Value> {
     for beam in beams {
         let log = h1(beam.address, get("/log", "")).await.expect("the endpoint answers").json();
         let entries = log.as_array().expect("a list");
-        let found = entries.iter().find(|entry| entry["tag"] == tag && entry["ended"] != "open");
-        if let Some(entry) = found {
+        if let Some(entry) = entries.iter().find(|entry| entry["tag"] == tag) {
             return Some(entry.clone());
         }
     }
     None
+}
+
+/// How Cowboy saw the upload with this tag end; None while it has not.
+async fn ended(beams: &[Beam], tag: &str) -> Option<Value> {
+    account(beams, tag).await.filter(|entry| entry["ended"] != "open")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -89,11 +93,8 @@ async fn cowboy_keeps_its_sessions_and_sees_aborts_as_resets() {
     let mut send = send.ready().await.expect("a stream");
     let (response, mut body) = send.send_request(request.body(()).expect("fixed parts"), false).expect("it is sent");
     body.send_data(Bytes::from(vec![1; 10_000]), false).expect("half of it");
-    eventually("the first half arrives", Duration::from_secs(10), async || {
-        let pool = node.api.get("/v1/pools/beam").await;
-        let busy: u64 = pool["endpoints"].as_array()?.iter().filter_map(|e| e["requests"].as_u64()).sum();
-        // The WebSocket is one of them.
-        (busy >= 2).then_some(())
+    eventually("the first half reaches Cowboy", Duration::from_secs(10), async || {
+        account(&beams, "half").await.filter(|entry| entry["bytes"].as_u64() == Some(10_000))
     })
     .await;
     body.send_reset(h2::Reason::CANCEL);
