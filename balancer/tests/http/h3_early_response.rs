@@ -254,6 +254,46 @@ async fn a_response_that_is_only_a_head_is_not_spoilt_either() {
     assert_eq!((response.status(), response.ended()), ("401", Ended::Whole));
 }
 
+/// A large response to a client whose kernel takes little of it at a time, and which goes on
+/// writing: the balancer's close must not take the rest of the response along.
+#[tokio::test]
+async fn a_slow_h1_client_gets_all_of_a_large_early_response() {
+    use tokio::io::AsyncWriteExt;
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.early_response_drain = crate::frames::PATIENCE;
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let client = fleet.h1().await;
+    socket2::SockRef::from(&client.io).set_recv_buffer_size(8 * 1024).unwrap();
+    let (read, mut write) = client.io.into_split();
+    let writing = async {
+        let head = "POST /up HTTP/1.1\r\nhost: app.test\r\ncontent-length: 20000000\r\n\r\n";
+        write.write_all(head.as_bytes()).await.unwrap();
+        let _ = write.write_all(&vec![b'x'; 20_000_000]).await;
+    };
+    let answering = async {
+        let mut upstream = endpoint.h2().await;
+        let (at, ..) = upstream.expect_headers().await;
+        upstream.respond(at, "429", &[b'r'; 200_000]).await;
+        upstream
+    };
+    let reading = async {
+        let mut response = Http1::over(tokio::io::join(read, tokio::io::sink()));
+        let head = response.head().await;
+        assert_eq!(head.status(), "429");
+        let mut had = 0;
+        while had < 200_000 {
+            let Ok(piece) = response.exact(10_000).await else { panic!("cut behind {had} bytes") };
+            had += piece.len();
+        }
+    };
+    tokio::select! {
+        ((), _) = async { tokio::join!(reading, answering) } => {}
+        // The balancer stops reading, so the client never gets rid of all of it.
+        () = async { writing.await; std::future::pending().await } => {}
+    }
+}
+
 /// The same holds for what the balancer answers itself.
 #[tokio::test]
 async fn an_answer_of_the_balancers_own_waits_for_the_request_too() {
