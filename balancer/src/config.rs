@@ -52,7 +52,7 @@ pub struct Limits {
 pub struct Timeouts {
     /// TLS handshake, and the first bytes that tell the protocol.
     pub handshake: Duration,
-    /// From the first byte of a request's head to its last.
+    /// From the first pause in an HTTP/1.1 request's head to its end; then the connection closes.
     pub request_head: Duration,
     /// A kept connection without a request.
     pub downstream_idle: Duration,

@@ -53,6 +53,8 @@ pub struct Balancer {
     counters: Vec<Arc<Counters>>,
     stage: watch::Sender<Stage>,
     workers: Vec<JoinHandle<()>>,
+    /// Ends after the workers, when the last access event is written.
+    log_writer: Option<JoinHandle<()>>,
     open: Arc<AtomicUsize>,
 }
 
@@ -94,6 +96,7 @@ impl Balancer {
             }
         }
         let log = config.access_log.then(AccessLog::start).transpose().map_err(StartError::Thread)?;
+        let (log, log_writer) = log.unzip();
         let registry = Registry::new(count);
         let (stage, stage_seen) = watch::channel(Stage::Serving);
         let shared = Shared { config: Arc::new(config), registry: registry.clone(), stage: stage_seen.clone(), log };
@@ -108,7 +111,7 @@ impl Balancer {
             workers.push(started.map_err(StartError::Thread)?);
         }
         tokio::spawn(feed::run(registry, tables, to_workers, reporter, stage_seen));
-        Ok(Balancer { addresses, reports, counters, stage, workers, open })
+        Ok(Balancer { addresses, reports, counters, stage, workers, log_writer, open })
     }
 
     /// What the listeners are bound to, in the order of the configuration.
@@ -139,11 +142,11 @@ impl Balancer {
     /// workers. Says whether nothing had to be cut.
     pub async fn end(self, deadline: Duration) -> bool {
         self.leave();
-        let Balancer { workers, stage, .. } = self;
+        let Balancer { workers, log_writer, stage, .. } = self;
         let joined = tokio::task::spawn_blocking(move || {
-            for worker in workers {
-                // A worker that panicked has said so.
-                let _ = worker.join();
+            for thread in workers.into_iter().chain(log_writer) {
+                // A thread that panicked has said so.
+                let _ = thread.join();
             }
         });
         tokio::pin!(joined);

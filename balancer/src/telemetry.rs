@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -116,10 +117,12 @@ pub(crate) struct AccessLog {
 }
 
 impl AccessLog {
-    pub(crate) fn start() -> std::io::Result<AccessLog> {
+    /// The thread ends, its last events written, when the last handle is gone.
+    pub(crate) fn start() -> std::io::Result<(AccessLog, JoinHandle<()>)> {
         let (queue, events) = sync_channel(QUEUE);
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write_events(&events))?;
-        Ok(AccessLog { queue })
+        let thread = std::thread::Builder::new().name("access-log".into());
+        let writer = thread.spawn(move || write_events(&events))?;
+        Ok((AccessLog { queue }, writer))
     }
 
     pub(crate) fn write(&self, event: &AccessEvent<'_>, counters: &Counters) {

@@ -142,6 +142,9 @@ async fn a_node_that_is_told_to_go_finishes_what_runs() {
     download.await.expect("no panic").expect("the download is whole");
     let status = fleet.nodes[leaving].process.as_mut().expect("it runs").wait(READY);
     assert!(status.success(), "{status}");
+    let log = fleet.nodes[leaving].process.as_ref().expect("its log").log();
+    let event = log.lines().find(|line| line.contains(r#""path":"/stream""#)).expect("the last event is not lost");
+    assert!(event.contains(r#""end":"whole""#), "{event}");
     fleet.nodes[leaving].kill();
     fleet.leader().await;
 }

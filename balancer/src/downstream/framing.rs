@@ -85,6 +85,15 @@ impl FramingWatch {
         }
     }
 
+    /// A request's head has begun and not ended.
+    pub(crate) fn is_in_head(&self) -> bool {
+        match self.place {
+            Place::Fields => true,
+            Place::Start => self.have > 0,
+            _ => false,
+        }
+    }
+
     fn keep(&mut self, part: &[u8]) {
         let kept = part.len().min(LINE - self.have);
         self.line[self.have..self.have + kept].copy_from_slice(&part[..kept]);

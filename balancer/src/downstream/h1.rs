@@ -35,7 +35,13 @@ where
     let (limits, timeouts) = (&worker.config.limits, &worker.config.timeouts);
     let framing = Verdict::default();
     let watch = FramingWatch::new(framing.clone());
-    let io = Lingering::new(io, watch, limits.early_response_drain_bytes, timeouts.early_response_drain);
+    let io = Lingering::new(
+        io,
+        watch,
+        timeouts.request_head,
+        limits.early_response_drain_bytes,
+        timeouts.early_response_drain,
+    );
     let count = Cell::new(0);
     let service = service_fn(|request: Request<Incoming>| {
         let (worker, client, framing) = (worker.clone(), client.clone(), framing.clone());

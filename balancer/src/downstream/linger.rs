@@ -1,4 +1,8 @@
-//! A close that does not destroy the response. Closing a TCP socket with unread bytes in it sends
+//! An HTTP/1.1 client's socket, with what hyper's server does not see to.
+//!
+//! A head that has begun must end in time, however slowly its bytes drip (H13); hyper has one
+//! limit for the head and for the idle time before it. And a close does not destroy the response:
+//! closing a TCP socket with unread bytes in it sends
 //! RST, and the client may lose what it has not read yet (RFC 9112 section 9.6). So the writing
 //! side closes first, and what still comes in is read and dropped for a bounded time.
 
@@ -15,6 +19,9 @@ use super::framing::FramingWatch;
 pub(crate) struct Lingering<S> {
     stream: S,
     framing: FramingWatch,
+    head_limit: Duration,
+    /// There while a head that has begun waits for more.
+    head: Option<Pin<Box<Sleep>>>,
     /// Bytes that are still read and dropped.
     left: u64,
     limit: Duration,
@@ -22,17 +29,35 @@ pub(crate) struct Lingering<S> {
 }
 
 impl<S> Lingering<S> {
-    pub(crate) fn new(stream: S, framing: FramingWatch, bytes: u64, limit: Duration) -> Lingering<S> {
-        Lingering { stream, framing, left: bytes, limit, closing: None }
+    /// At its close, up to `bytes` are read and dropped for up to `limit`.
+    pub(crate) fn new(
+        stream: S,
+        framing: FramingWatch,
+        head_limit: Duration,
+        bytes: u64,
+        limit: Duration,
+    ) -> Lingering<S> {
+        Lingering { stream, framing, head_limit, head: None, left: bytes, limit, closing: None }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Lingering<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
-        self.framing.read(&buf.filled()[before..]);
-        Poll::Ready(Ok(()))
+        if let Poll::Ready(read) = Pin::new(&mut this.stream).poll_read(cx, buf) {
+            this.framing.read(&buf.filled()[before..]);
+            if !this.framing.is_in_head() {
+                this.head = None;
+            }
+            return Poll::Ready(read);
+        }
+        if this.framing.is_in_head() {
+            let limit = this.head_limit;
+            ready!(this.head.get_or_insert_with(|| Box::pin(sleep(limit))).as_mut().poll(cx));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the request's head took too long")));
+        }
+        Poll::Pending
     }
 }
 

@@ -62,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
     }
 
     /// False at the end of the connection.
-    async fn more(&mut self) -> bool {
+    pub(crate) async fn more(&mut self) -> bool {
         let mut buffer = [0; 4_096];
         match soon("bytes", self.io.read(&mut buffer)).await {
             Ok(0) | Err(_) => false,

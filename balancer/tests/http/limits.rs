@@ -21,6 +21,41 @@ async fn goes_on(client: &mut Peer, endpoint: &Endpoint) {
     assert_eq!(client.response(stream).await.whole(), ("200", &b"fine"[..]));
 }
 
+/// H13: a head whose bytes drip is cut in time; a connection that has not begun one waits on.
+#[tokio::test]
+async fn a_dripping_head_is_cut_and_an_idle_connection_is_not() {
+    let mut config = config();
+    config.timeouts.request_head = std::time::Duration::from_millis(200);
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    let mut idle = fleet.h1().await;
+    for connection in [&mut client, &mut idle] {
+        connection.get("/fine").await;
+        let mut upstream = endpoint.h2().await;
+        let request = upstream.expect_request().await;
+        upstream.respond(request.stream, "200", b"fine").await;
+        assert_eq!(connection.response().await.1, b"fine");
+        drop(upstream);
+    }
+    client.write("GET / HTTP/1.1\r\nhost: app.test\r\n").await;
+    let drips = async {
+        loop {
+            client.write("x: y\r\n").await;
+            let more = tokio::time::timeout(std::time::Duration::from_millis(20), client.more()).await;
+            if more.is_ok_and(|more| !more) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(crate::frames::PATIENCE, drips).await.expect("the slow head is cut");
+    idle.get("/fine").await;
+    let mut upstream = endpoint.h2().await;
+    let request = upstream.expect_request().await;
+    upstream.respond(request.stream, "200", b"fine").await;
+    assert_eq!(idle.response().await.1, b"fine");
+}
+
 /// What an HTTP/1.1 client is answered to `head`, and whether the connection then closes.
 async fn refused_h1(fleet: &Fleet, head: impl AsRef<[u8]>) -> String {
     let mut client = fleet.h1().await;

@@ -86,6 +86,7 @@ impl Account {
         let failures = self.failures.lock().await;
         let shown: Vec<&String> = failures.iter().take(10).collect();
         assert!(failures.is_empty(), "{} failed: {shown:#?}", failures.len());
+        assert!(self.done.load(Ordering::Relaxed) > 0, "there was no traffic");
     }
 }
 
