@@ -46,7 +46,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     watch_signals(leave.clone())?;
 
     let mut table = control_plane.table();
-    let balancer = tokio::select! {
+    let mut balancer = tokio::select! {
         () = first_table(&mut table) => {
             let balancer = Balancer::start(balancer_config(&config), table).context("the data plane cannot start")?;
             for address in balancer.addresses() {
@@ -58,11 +58,12 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         () = leave.requested() => None,
         part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
     };
-    if let Some(balancer) = &balancer {
+    if let Some(balancer) = &mut balancer {
         tokio::spawn(forward_reports(balancer.reports(), to_control_plane));
         tokio::select! {
             () = leave.requested() => {}
             part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
+            worker = balancer.failed() => anyhow::bail!("the data plane's {worker} has ended"),
         }
     }
 

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
@@ -53,6 +53,8 @@ pub struct Balancer {
     counters: Vec<Arc<Counters>>,
     stage: watch::Sender<Stage>,
     workers: Vec<JoinHandle<()>>,
+    /// The name of each worker whose thread has ended.
+    ended: mpsc::Receiver<String>,
     /// Ends after the workers, when the last access event is written.
     log_writer: Option<JoinHandle<()>>,
     open: Arc<AtomicUsize>,
@@ -104,14 +106,15 @@ impl Balancer {
         let (reporter, reports) = watch::channel(NodeReport::default());
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let mut workers = Vec::new();
+        let (tell_end, ended) = mpsc::channel(count);
         for (index, listeners) in sockets.into_iter().enumerate() {
             let (shared, tables, counters) = (shared.clone(), tables_seen.clone(), counters[index].clone());
-            let thread = std::thread::Builder::new().name(format!("worker-{index}"));
-            let started = thread.spawn(move || run_worker(index, shared, counters, listeners, tables));
+            let run = move || run_worker(index, shared, counters, listeners, tables);
+            let started = spawn_worker(format!("worker-{index}"), tell_end.clone(), run);
             workers.push(started.map_err(StartError::Thread)?);
         }
         tokio::spawn(feed::run(registry, tables, to_workers, reporter, stage_seen));
-        Ok(Balancer { addresses, reports, counters, stage, workers, log_writer, open })
+        Ok(Balancer { addresses, reports, counters, stage, workers, ended, log_writer, open })
     }
 
     /// What the listeners are bound to, in the order of the configuration.
@@ -130,6 +133,15 @@ impl Balancer {
     /// Open downstream connections.
     pub fn open_connections(&self) -> usize {
         self.open.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    /// Ends when a worker has, before it was told to: by a panic, or for want of a runtime. The
+    /// node then serves with less than it was given and follows no more tables: it should end.
+    pub async fn failed(&mut self) -> String {
+        match self.ended.recv().await {
+            Some(worker) => worker,
+            None => std::future::pending().await,
+        }
     }
 
     /// No new connection from here on; those that are open are told to go (GOAWAY, `connection:
@@ -159,6 +171,26 @@ impl Balancer {
             }
         }
     }
+}
+
+/// Starts a worker's thread, which tells its end, however it ends.
+fn spawn_worker(
+    name: String,
+    tell_end: mpsc::Sender<String>,
+    run: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    struct Ends(String, mpsc::Sender<String>);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            // There is room for each worker's one message.
+            let _ = self.1.try_send(std::mem::take(&mut self.0));
+        }
+    }
+    let ends = Ends(name.clone(), tell_end);
+    std::thread::Builder::new().name(name).spawn(move || {
+        let _ends = ends;
+        run();
+    })
 }
 
 /// The body of a worker's thread.
@@ -202,4 +234,17 @@ fn run_worker(
         }
         follow.abort();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_worker_that_panics_is_told_of() {
+        let (tell_end, mut ended) = mpsc::channel(1);
+        let thread = spawn_worker("worker-7".into(), tell_end, || panic!("as the test wants it")).unwrap();
+        assert_eq!(ended.recv().await.as_deref(), Some("worker-7"));
+        assert!(thread.join().is_err());
+    }
 }

@@ -7,8 +7,13 @@ around the binary, not the binary; the tests that need the real one say so when 
 import json
 import os
 import shutil
+import socket
 import subprocess
+import time
+import urllib.error
+import urllib.request
 import uuid
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -115,6 +120,97 @@ def test_the_real_binary_runs_from_scratch(container):
 def test_the_real_binary_accepts_the_images_configuration(container):
     ran = in_container(container, "/tidelock", "check-config", "--config", "/etc/tidelock/tidelock.toml")
     assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def free_ports(count):
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for open_socket in sockets:
+            open_socket.bind(("127.0.0.1", 0))
+        return [open_socket.getsockname()[1] for open_socket in sockets]
+
+
+@contextmanager
+def running(container, *command, volumes=()):
+    mounts = [part for volume in volumes for part in ("--volume", volume)]
+    options = ["--isolation", "chroot", "--network", "host", *mounts]
+    # In a session of its own, so that all of it can be ended: buildah passes signals on to its child, not for sure.
+    process = subprocess.Popen(
+        [*BUILDAH, "run", *options, container, "--", *command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        os.killpg(process.pid, 9)
+        process.wait(timeout=20)
+
+
+def eventually(what, check, seconds=60):
+    """Waits for a state, not for an event: `check` may be asked as often as needed."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if value := check():
+                return value
+        except (urllib.error.URLError, ConnectionError, subprocess.TimeoutExpired):
+            pass
+        assert time.monotonic() < deadline, f"not in time: {what}"
+        time.sleep(0.1)
+
+
+@pytest.mark.skipif(not REAL, reason="TIDELOCK_STATIC_BIN is not set")
+def test_three_containers_form_a_fleet_and_serve(image, tmp_path):
+    ports = free_ports(10)
+    admins, peers, listeners, endpoint = ports[0:3], ports[3:6], ports[6:9], ports[9]
+    secret = tmp_path / "secret"
+    secret.write_text("0123456789abcdef" * 4)
+    secret.chmod(0o644)
+    apis = ",".join(f"http://127.0.0.1:{port}" for port in admins)
+    with ExitStack() as stack:
+
+        def container():
+            name = run(*BUILDAH, "from", "--pull=never", image).stdout.strip()
+            stack.callback(run, *BUILDAH, "rm", name)
+            return name
+
+        for node, (admin, peer, listener) in enumerate(zip(admins, peers, listeners)):
+            config = tmp_path / f"{node}.toml"
+            config.write_text(
+                f"""
+                [node]
+                name = "node-{node}"
+                data_dir = "/var/lib/tidelock"
+                [fleet]
+                listen = "127.0.0.1:{peer}"
+                founders = {json.dumps([f"127.0.0.1:{port}" for port in peers])}
+                secret_file = "/etc/tidelock/secret"
+                [admin]
+                listen = "127.0.0.1:{admin}"
+                [[listeners]]
+                address = "127.0.0.1:{listener}"
+                """
+            )
+            volumes = [f"{config}:/etc/tidelock/tidelock.toml:ro", f"{secret}:/etc/tidelock/secret:ro"]
+            command = ["/tidelock", "serve", "--config", "/etc/tidelock/tidelock.toml"]
+            stack.enter_context(running(container(), *command, volumes=volumes))
+        app = ["/tidelock", "demo-endpoint", "--listen", f"127.0.0.1:{endpoint}", "--name", "app-1"]
+        stack.enter_context(running(container(), *app))
+
+        def put(*words):
+            return run(REAL, "--api", apis, *words).returncode == 0
+
+        eventually("the fleet takes a pool", lambda: put("pool", "put", "app", "--protocol", "h2c"))
+        assert put("endpoint", "put", "app", "app-1", "--address", f"127.0.0.1:{endpoint}")
+        assert put("route", "put", "web", "--pool", "app", "--host", "127.0.0.1")
+        for listener in listeners:
+
+            def page(url=f"http://127.0.0.1:{listener}/"):
+                return urllib.request.urlopen(url, timeout=5).read()
+
+            assert b"app-1" in eventually(f"node on {listener} serves the route", page)
 
 
 def test_a_dynamic_binary_is_refused_with_the_reason():
