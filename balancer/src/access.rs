@@ -12,7 +12,6 @@ use tidelock_core::route::Route;
 use tidelock_core::table::PoolTable;
 
 use crate::headers::{Client, Host};
-use crate::proxy::micros;
 use crate::respond::Reason;
 use crate::telemetry::AccessEvent;
 use crate::upstream::Endpoint;
@@ -73,6 +72,14 @@ impl Access {
             })
         });
         Access { worker: worker.clone(), status: 0, end: End::Running, details }
+    }
+
+    /// For what could not be read as a request.
+    pub(crate) fn of_no_head(worker: &Rc<Worker>, client: &Client) -> Access {
+        let (mut head, ()) = http::Request::new(()).into_parts();
+        head.method = http::Method::from_bytes(b"-").expect("a hyphen is a token");
+        head.uri = http::Uri::from_static("*");
+        Access::begin(worker, client, &head)
     }
 
     pub(crate) fn host(&mut self, host: &Host) {
@@ -175,4 +182,9 @@ impl Drop for Access {
         };
         log.write(&event, counters);
     }
+}
+
+/// Microseconds since `start`.
+fn micros(start: Instant) -> u64 {
+    start.elapsed().as_micros() as u64
 }

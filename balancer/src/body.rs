@@ -1,15 +1,13 @@
 //! Bodies as the proxy sees them: pieces, trailers, and one of two ends. A body that ended is
 //! whole; everything else is an abort, and never looks whole to the other side (H4).
 
-use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::Body;
-use hyper::body::Incoming;
 
+use crate::h1::body::H1Received;
 use crate::upstream::watch::UploadSign;
 
 /// What comes next of a body.
@@ -37,7 +35,7 @@ pub(crate) enum Abort {
 #[derive(Debug)]
 pub(crate) enum Received {
     Empty,
-    H1(Incoming),
+    H1(H1Received),
     H2(H2Received),
 }
 
@@ -65,15 +63,11 @@ impl Received {
         Received::H2(H2Received { stream, unreleased: 0, data_ended: false, sign })
     }
 
-    pub(crate) fn h1(body: Incoming) -> Received {
-        if body.is_end_stream() { Received::Empty } else { Received::H1(body) }
-    }
-
     /// Whether it is known now that nothing more comes.
     pub(crate) fn is_end(&self) -> bool {
         match self {
             Received::Empty => true,
-            Received::H1(body) => body.is_end_stream(),
+            Received::H1(body) => body.is_end(),
             Received::H2(body) => body.stream.is_end_stream(),
         }
     }
@@ -81,14 +75,7 @@ impl Received {
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
         match self {
             Received::Empty => Poll::Ready(Piece::End),
-            Received::H1(body) => Poll::Ready(match ready!(Pin::new(body).poll_frame(cx)) {
-                None => Piece::End,
-                Some(Err(error)) => Piece::Aborted(h1_abort(&error)),
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => Piece::Data(data),
-                    Err(frame) => frame.into_trailers().map_or(Piece::End, Piece::Trailers),
-                },
-            }),
+            Received::H1(body) => body.poll_piece(cx),
             Received::H2(body) => body.poll_piece(cx),
         }
     }
@@ -137,20 +124,4 @@ fn h2_abort(error: &h2::Error) -> Abort {
         Some(h2::Reason::PROTOCOL_ERROR) if error.is_library() => Abort::Malformed,
         _ => Abort::Gone,
     }
-}
-
-fn h1_abort(error: &hyper::Error) -> Abort {
-    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
-        return Abort::Gone;
-    }
-    // hyper keeps the chunk decoder's complaints as I/O errors of these kinds.
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind::{InvalidData, InvalidInput};
-            return if matches!(io.kind(), InvalidData | InvalidInput) { Abort::Malformed } else { Abort::Gone };
-        }
-        source = cause.source();
-    }
-    if error.is_parse() { Abort::Malformed } else { Abort::Gone }
 }

@@ -14,13 +14,10 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Gathered bytes beyond this are written at once: it bounds the memory of a peer that does not
-/// read, and is large enough that a turn of small frames stays one write.
-const GATHER_MAX: usize = 64 * 1024;
-/// Pieces of this size go out without a copy.
-const COPY_MAX: usize = 8 * 1024;
+use crate::outbox::{COPY_MAX, GATHER_MAX, Outbox};
 
 /// Sees the bytes that were read, before the HTTP/2 layer does.
 pub(crate) trait Tap {
@@ -33,14 +30,9 @@ impl Tap for () {
 
 struct Inner<S> {
     stream: S,
-    out: Vec<u8>,
-    /// How much of `out` has been written.
-    written: usize,
-    /// Something was written that the stream below may still hold (TLS).
-    unflushed: bool,
-    /// A write failed. What is written from here on is dropped: the peer may have answered before
-    /// it closed, and that answer can still be read (H3). The next read then meets the end.
-    broken: bool,
+    outbox: Outbox,
+    /// What was read before the HTTP/2 layer began, to be read again.
+    first: Bytes,
 }
 
 /// The half that a connection reads and writes.
@@ -54,72 +46,29 @@ pub(crate) struct Drainer<S> {
     inner: Rc<RefCell<Inner<S>>>,
 }
 
-pub(crate) fn gathered<S, T: Tap>(stream: S, tap: T) -> (Gathered<S, T>, Drainer<S>) {
-    let inner = Inner { stream, out: Vec::new(), written: 0, unflushed: false, broken: false };
+/// `first` was read from the stream already.
+pub(crate) fn gathered<S, T: Tap>(stream: S, first: Bytes, tap: T) -> (Gathered<S, T>, Drainer<S>) {
+    let inner = Inner { stream, outbox: Outbox::default(), first };
     let inner = Rc::new(RefCell::new(inner));
     (Gathered { inner: inner.clone(), tap }, Drainer { inner })
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Inner<S> {
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.broken && ready!(self.poll_write_out(cx)).is_err() {
-            self.broken = true;
-        }
-        if self.broken {
-            self.written = 0;
-            buffers::give_back(&mut self.out);
-        }
-        Poll::Ready(())
-    }
-
-    fn poll_write_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.out.len() {
-            let n = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.written += n;
-            self.unflushed = true;
-        }
-        self.written = 0;
-        buffers::give_back(&mut self.out);
-        if self.unflushed {
-            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
-    }
-
-    /// Writes what was gathered and `bufs` behind it; says how much of `bufs` went out.
-    fn poll_write_behind(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        loop {
-            let gathered = self.out.len() - self.written;
-            let mut slices = [IoSlice::new(&[]); 8];
-            slices[0] = IoSlice::new(&self.out[self.written..]);
-            let mut count = 1;
-            for (slot, buf) in slices[1..].iter_mut().zip(bufs) {
-                *slot = IoSlice::new(buf);
-                count += 1;
-            }
-            let n = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, &slices[..count]))?;
-            if n == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-            }
-            self.unflushed = true;
-            self.written += n.min(gathered);
-            if n > gathered {
-                self.out.clear();
-                self.written = 0;
-                return Poll::Ready(Ok(n - gathered));
-            }
-        }
+        self.outbox.poll_drain(&mut self.stream, cx)
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin, T: Tap + Unpin> AsyncRead for Gathered<S, T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner.borrow_mut().stream).poll_read(cx, buf))?;
+        let inner = &mut *self.inner.borrow_mut();
+        if inner.first.is_empty() {
+            ready!(Pin::new(&mut inner.stream).poll_read(cx, buf))?;
+        } else {
+            let length = inner.first.len().min(buf.remaining());
+            buf.put_slice(&inner.first.split_to(length));
+        }
         self.tap.read(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
@@ -135,24 +84,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin, T: Tap + Unpin> AsyncWrite for Gathered<
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut inner = self.inner.borrow_mut();
+        let inner = &mut *self.inner.borrow_mut();
         let length: usize = bufs.iter().map(|buf| buf.len()).sum();
-        if length == 0 || inner.broken {
-            return Poll::Ready(Ok(length));
+        if length == 0 {
+            return Poll::Ready(Ok(0));
         }
-        let gathered = inner.out.len() - inner.written;
-        if length > COPY_MAX || gathered + length > GATHER_MAX {
-            return match ready!(inner.poll_write_behind(cx, bufs)) {
-                Ok(written) => Poll::Ready(Ok(written)),
-                Err(_) => {
-                    inner.broken = true;
-                    Poll::Ready(Ok(length))
-                }
-            };
+        if length > COPY_MAX || inner.outbox.len() + length > GATHER_MAX {
+            return inner.outbox.poll_write_behind(&mut inner.stream, cx, bufs).map(Ok);
         }
-        buffers::take(&mut inner.out);
-        for buf in bufs {
-            inner.out.extend_from_slice(buf);
+        if !inner.outbox.is_broken() {
+            let out = inner.outbox.buffer();
+            for buf in bufs {
+                out.extend_from_slice(buf);
+            }
         }
         Poll::Ready(Ok(length))
     }
@@ -193,39 +137,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Drainer<S> {
     }
 }
 
-/// Buffers of this thread that no connection uses: an idle connection keeps none.
-mod buffers {
-    use std::cell::RefCell;
-
-    use super::GATHER_MAX;
-
-    const KEPT: usize = 32;
-
-    thread_local! {
-        static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
-    }
-
-    pub(super) fn take(buffer: &mut Vec<u8>) {
-        if buffer.capacity() == 0 {
-            let free = FREE.with_borrow_mut(Vec::pop);
-            *buffer = free.unwrap_or_else(|| Vec::with_capacity(GATHER_MAX));
-        }
-    }
-
-    pub(super) fn give_back(buffer: &mut Vec<u8>) {
-        if buffer.capacity() == 0 {
-            return;
-        }
-        buffer.clear();
-        let buffer = std::mem::take(buffer);
-        FREE.with_borrow_mut(|free| {
-            if free.len() < KEPT {
-                free.push(buffer);
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -235,7 +146,7 @@ mod tests {
     #[tokio::test]
     async fn small_writes_leave_when_drained_and_keep_their_order() {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
-        let (mut io, drainer) = gathered(ours, ());
+        let (mut io, drainer) = gathered(ours, Bytes::new(), ());
         drainer
             .drive(async {
                 io.write_all(b"one ").await.unwrap();
@@ -253,7 +164,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_does_not_read_holds_the_writer_back() {
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let (mut io, drainer) = gathered(ours, ());
+        let (mut io, drainer) = gathered(ours, Bytes::new(), ());
         let mut write = pin!(drainer.drive(async { io.write_all(&vec![7; 4 * GATHER_MAX]).await.unwrap() }));
         assert!(poll_fn(|cx| Poll::Ready(write.as_mut().poll(cx).is_pending())).await);
         let mut read = vec![0; 4 * GATHER_MAX];
@@ -289,7 +200,7 @@ mod tests {
     #[tokio::test]
     async fn what_came_before_a_failed_write_can_be_read() {
         for length in [10, 3 * COPY_MAX] {
-            let (mut io, drainer) = gathered(Answered(b"the answer"), ());
+            let (mut io, drainer) = gathered(Answered(b"the answer"), Bytes::new(), ());
             let mut read = Vec::new();
             drainer.drive(async { io.write_all(&vec![7; length]).await.unwrap() }).await;
             drainer.drive(async { io.write_all(&vec![7; length]).await.unwrap() }).await;

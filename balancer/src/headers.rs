@@ -104,16 +104,17 @@ fn is_plain(authority: &Authority) -> bool {
     !host.is_empty() && port_is_fine && host.bytes().all(character)
 }
 
-/// A length stated twice is a smuggling attempt (RFC 9112 section 6.1). A coding below the chunks
-/// would be lost with the field that names it, which stops here.
-pub(crate) fn check_framing(head: &Parts) -> Result<(), Reason> {
-    let lengths = head.headers.get_all(header::CONTENT_LENGTH).into_iter().count();
-    let mut codings = head.headers.get_all(header::TRANSFER_ENCODING).into_iter();
-    let framed = match codings.next() {
-        None => lengths <= 1,
-        Some(coding) => lengths == 0 && codings.next().is_none() && coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
-    };
-    if framed { Ok(()) } else { Err(Reason::BadFraming) }
+/// The body's length, if the head names one. A length stated twice is a smuggling attempt (RFC 9112
+/// section 6.1).
+pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Reason> {
+    let mut values = headers.get_all(header::CONTENT_LENGTH).into_iter();
+    let (first, second) = (values.next(), values.next());
+    let Some(value) = first else { return Ok(None) };
+    let digits = value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()));
+    match (digits.map(str::parse), second) {
+        (Some(Ok(length)), None) => Ok(Some(length)),
+        _ => Err(Reason::BadFraming),
+    }
 }
 
 /// Whether the request asks to become a WebSocket (RFC 6455 section 4.1).
@@ -182,28 +183,12 @@ fn request_id(high: u64, low: u64) -> HeaderValue {
 }
 
 /// The target as HTTP/2 endpoints want it. The scheme is that of the connection to the endpoint.
-pub(crate) fn h2_target(host: &Host, path: &PathAndQuery) -> Option<Uri> {
+pub(crate) fn h2_target(host: &Host, path: &PathAndQuery) -> Uri {
     let mut parts = http::uri::Parts::default();
     parts.scheme = Some(Scheme::HTTP);
     parts.authority = Some(host.authority.clone());
     parts.path_and_query = Some(path.clone());
-    Uri::from_parts(parts).ok()
-}
-
-/// The target and the Host field as HTTP/1.1 endpoints want them. HTTP/2 may have split the
-/// cookies; in HTTP/1.1 they are one field (RFC 9113 section 8.2.3).
-pub(crate) fn h1_target(headers: &mut HeaderMap, host: &Host, path: &PathAndQuery) -> Option<Uri> {
-    let value = HeaderValue::from_str(host.authority.as_str()).ok()?;
-    headers.insert(header::HOST, value);
-    if headers.get_all(header::COOKIE).into_iter().nth(1).is_some() {
-        let crumbs: Vec<&[u8]> = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes).collect();
-        if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
-            headers.insert(header::COOKIE, joined);
-        }
-    }
-    let mut parts = http::uri::Parts::default();
-    parts.path_and_query = Some(path.clone());
-    Uri::from_parts(parts).ok()
+    Uri::from_parts(parts).expect("scheme, authority and path make a URI")
 }
 
 #[cfg(test)]
@@ -254,16 +239,5 @@ mod tests {
         strip_hop_by_hop(&mut headers);
         let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         assert_eq!(left, ["host", "x-kept"]);
-    }
-
-    #[test]
-    fn cookie_crumbs_are_joined_for_http1() {
-        let mut headers = HeaderMap::new();
-        headers.append("cookie", HeaderValue::from_static("a=1"));
-        headers.append("cookie", HeaderValue::from_static("b=2"));
-        let host = Host { authority: Authority::from_static("h:1") };
-        let uri = h1_target(&mut headers, &host, &PathAndQuery::from_static("/p?q")).unwrap();
-        assert_eq!((headers["cookie"].as_bytes(), headers["host"].as_bytes()), (&b"a=1; b=2"[..], &b"h:1"[..]));
-        assert_eq!(uri, "/p?q");
     }
 }

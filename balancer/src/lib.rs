@@ -3,22 +3,29 @@
 //! It sees the control plane through one `watch` of tables and tells it what it observes through
 //! one `watch` of reports. It never waits for it: without a control plane it serves the last
 //! table. The life of a request goes through [`listener`], [`tls`], [`downstream`], [`proxy`],
-//! `tidelock_core::choose`, [`headers`], [`upstream`], [`exchange`] and back.
+//! [`exchange`] (`tidelock_core::choose`, [`headers`]), [`attempt`] (a stream lent by [`upstream`])
+//! and back.
 
 mod access;
+mod attempt;
 mod body;
 mod config;
 mod downstream;
 mod exchange;
 mod feed;
+mod flag;
 mod gather;
+mod h1;
 mod headers;
 mod lease;
 mod listener;
+mod outbox;
 mod proxy;
 mod respond;
+mod socket;
 mod source;
 mod telemetry;
+mod timers;
 mod tls;
 mod upload;
 mod upstream;
@@ -209,7 +216,10 @@ fn run_worker(
     local.block_on(&runtime, async move {
         let mut stage = shared.stage.clone();
         let worker = Worker::new(index, shared, counters);
-        let follow = tokio::task::spawn_local(worker.clone().follow(tables));
+        tokio::task::spawn_local(worker.clone().await_leaving());
+        // These have no end of their own; they end with the thread.
+        tokio::task::spawn_local(worker.clone().follow(tables));
+        tokio::task::spawn_local(worker.clone().sweep());
         let connections = TaskTracker::new();
         for listener in listeners {
             let (worker, tracker) = (worker.clone(), connections.clone());
@@ -232,7 +242,6 @@ fn run_worker(
             () = rest => {}
             _ = stage.wait_for(|stage| *stage >= Stage::Ended) => {}
         }
-        follow.abort();
     });
 }
 

@@ -8,6 +8,8 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 /// Why the balancer answers itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
+    BadRequest,
+    BadVersion,
     BadHost,
     BadFraming,
     BadBody,
@@ -33,6 +35,12 @@ static REASON: HeaderName = HeaderName::from_static("tidelock-reason");
 impl Reason {
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
+            Reason::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "The request is not valid HTTP/1.1."),
+            Reason::BadVersion => (
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "bad-version",
+                "This HTTP version is not spoken here: use 1.1, or 2 with its preface.",
+            ),
             Reason::BadHost => {
                 (StatusCode::BAD_REQUEST, "bad-host", "The Host of the request is missing or malformed.")
             }

@@ -35,6 +35,11 @@ impl Source {
         Source { body, kept: Vec::new(), kept_bytes: 0, limit, next: 0, lost: false, tail: None }
     }
 
+    /// A body of which nothing is left.
+    pub(crate) fn gone() -> Source {
+        Source::new(Received::Empty, 0)
+    }
+
     /// Whether an attempt can be made from the first byte on.
     pub(crate) fn is_replayable(&self) -> bool {
         !self.lost

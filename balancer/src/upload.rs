@@ -3,16 +3,14 @@
 //! The pump is owned by the request and polled with it. So a client's abort, or the end of the
 //! response, ends the upload in the same step, and no detached task can sit on a window for ever.
 
-use std::cell::RefCell;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use h2::{Reason, SendStream};
 use http::HeaderMap;
-use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Sleep, sleep};
 
 use crate::body::{Abort, Piece, Received};
@@ -245,119 +243,6 @@ impl H2Upload {
     fn abort(&mut self, abort: Abort) -> Uploaded {
         self.stream.send_reset(Reason::CANCEL);
         Uploaded::Aborted(abort)
-    }
-}
-
-/// The body that an HTTP/1.1 connection polls. The request shares it, and can take it back: for
-/// another attempt, or to end the upload.
-#[derive(Debug)]
-pub(crate) struct H1Body {
-    shared: Rc<RefCell<H1Shared>>,
-    length: Option<u64>,
-    sent: u64,
-}
-
-#[derive(Debug)]
-struct H1Shared {
-    source: Option<Source>,
-    ended: Option<Uploaded>,
-    moved: bool,
-    waker: Option<Waker>,
-}
-
-/// The request's end of an [`H1Body`].
-#[derive(Debug)]
-pub(crate) struct H1Upload {
-    shared: Rc<RefCell<H1Shared>>,
-}
-
-/// The client's side of the upload broke.
-#[derive(Debug, thiserror::Error)]
-#[error("the upload was aborted")]
-pub(crate) struct UploadAborted;
-
-pub(crate) fn h1_upload(source: Source, length: Option<u64>) -> (H1Upload, H1Body) {
-    let ended = source.is_end().then_some(Uploaded::Whole);
-    let shared = Rc::new(RefCell::new(H1Shared { source: Some(source), ended, moved: false, waker: None }));
-    (H1Upload { shared: shared.clone() }, H1Body { shared, length, sent: 0 })
-}
-
-impl H1Upload {
-    pub(crate) fn ended(&self) -> Option<Uploaded> {
-        self.shared.borrow().ended
-    }
-
-    pub(crate) fn take_moved(&self) -> bool {
-        std::mem::take(&mut self.shared.borrow_mut().moved)
-    }
-
-    pub(crate) fn commit(&self) {
-        if let Some(source) = &mut self.shared.borrow_mut().source {
-            source.commit();
-        }
-    }
-
-    /// Takes the rest of the body away from the connection, which then breaks off.
-    pub(crate) fn take(self) -> Option<Source> {
-        let mut shared = self.shared.borrow_mut();
-        if let Some(waker) = shared.waker.take() {
-            waker.wake();
-        }
-        shared.source.take()
-    }
-}
-
-impl Body for H1Body {
-    type Data = Bytes;
-    type Error = UploadAborted;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadAborted>>> {
-        let this = &mut *self;
-        let mut shared = this.shared.borrow_mut();
-        shared.waker = Some(cx.waker().clone());
-        let Some(source) = &mut shared.source else { return Poll::Ready(Some(Err(UploadAborted))) };
-        let piece = ready!(source.poll_piece(cx));
-        Poll::Ready(match piece {
-            Piece::Data(data) => {
-                shared.moved = true;
-                this.sent += data.len() as u64;
-                if this.length == Some(this.sent) {
-                    // hyper does not poll beyond the length: this is the end, to the endpoint.
-                    shared.ended = Some(Uploaded::Whole);
-                }
-                Some(Ok(Frame::data(data)))
-            }
-            Piece::Trailers(trailers) => {
-                shared.ended = Some(Uploaded::Whole);
-                Some(Ok(Frame::trailers(trailers)))
-            }
-            Piece::End => {
-                shared.ended = Some(Uploaded::Whole);
-                None
-            }
-            Piece::Aborted(abort) => {
-                shared.ended = Some(Uploaded::Aborted(abort));
-                Some(Err(UploadAborted))
-            }
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        let mut shared = self.shared.borrow_mut();
-        let end = shared.source.as_ref().is_some_and(Source::is_end);
-        if end {
-            // hyper does not poll a body that says it is over.
-            shared.ended.get_or_insert(Uploaded::Whole);
-        }
-        end
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self.length {
-            Some(length) => SizeHint::with_exact(length),
-            None if self.is_end_stream() => SizeHint::with_exact(0),
-            None => SizeHint::default(),
-        }
     }
 }
 

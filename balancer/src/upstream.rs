@@ -4,7 +4,6 @@
 pub(crate) mod connect;
 pub(crate) mod h1;
 pub(crate) mod h2;
-mod keep_reading;
 pub(crate) mod watch;
 
 use std::cell::Cell;
@@ -14,9 +13,9 @@ use std::time::Duration;
 
 use tidelock_core::id::{DrainId, EndpointId, Name};
 use tidelock_core::spec::Address;
-use tokio::sync::watch as channel;
 use tokio_util::task::TaskTracker;
 
+use crate::flag::{Flag, Raised};
 use crate::lease::EndpointState;
 
 /// One endpoint as one worker has it. It lives as long as the endpoint, through every table.
@@ -28,8 +27,8 @@ pub(crate) struct Endpoint {
     pub(crate) state: Arc<EndpointState>,
     pub(crate) h1: Rc<h1::Connections>,
     pub(crate) h2: Rc<h2::Connections>,
-    /// True when what still runs here is cut: every connection and tunnel listens.
-    cut: channel::Sender<bool>,
+    /// Up when what still runs here is cut: every connection and exchange listens.
+    cut: Rc<Flag>,
     /// The drain whose deadline is being waited for.
     deadline_of: Cell<Option<DrainId>>,
 }
@@ -51,15 +50,14 @@ pub(crate) enum LendError {
 
 impl Endpoint {
     pub(crate) fn new(id: EndpointId, name: Name, address: Address, state: Arc<EndpointState>) -> Endpoint {
-        let (cut, _) = channel::channel(false);
         Endpoint {
             id,
             name,
             address,
             state,
-            h1: h1::Connections::new(),
+            h1: Rc::default(),
             h2: h2::Connections::new(),
-            cut,
+            cut: Rc::default(),
             deadline_of: Cell::new(None),
         }
     }
@@ -75,13 +73,13 @@ impl Endpoint {
         self.deadline_of.set(None);
         self.h1.reopen();
         self.h2.reopen();
-        self.cut.send_replace(false);
+        self.cut.lower();
     }
 
     /// The deadline is over: what still runs ends now.
     fn cut(&self) {
         self.retire();
-        self.cut.send_replace(true);
+        self.cut.raise();
     }
 
     /// Cuts what is left when the deadline of `drain` is over, unless the drain was cancelled.
@@ -104,17 +102,12 @@ impl Endpoint {
 
     /// Whether its drain's deadline is over: a connection would be cut as soon as it is there.
     pub(crate) fn is_cut(&self) -> bool {
-        *self.cut.borrow()
+        self.cut.is_up()
     }
 
-    /// Ends when what runs on the endpoint is cut.
-    pub(crate) fn until_cut(&self) -> impl Future<Output = ()> + use<> {
-        let mut cut = self.cut.subscribe();
-        async move {
-            // The endpoint's own end is no cut: what runs on it runs on.
-            if cut.wait_for(|cut| *cut).await.is_err() {
-                std::future::pending().await
-            }
-        }
+    /// Ends when what runs on the endpoint is cut. The endpoint's own end is no cut: what runs on
+    /// it runs on.
+    pub(crate) fn until_cut(&self) -> Raised {
+        self.cut.raised()
     }
 }

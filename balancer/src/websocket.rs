@@ -1,191 +1,152 @@
 //! WebSockets by HTTP/1.1 upgrade (RFC 6455): the endpoint is chosen as for any request, then
 //! bytes pass both ways, unread. The tunnel holds its lease: a drain counts it until it closes.
 
-use std::cell::Cell;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderValue, Response, StatusCode, header};
-use hyper::upgrade::{OnUpgrade, Upgraded};
-use hyper_util::rt::TokioIo;
-use tidelock_core::retry::Verdict;
-use tidelock_core::spec::Protocol;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::time::Instant;
+use tidelock_core::retry::{Failure, Verdict};
 use tracing::debug;
 
-use crate::access::Access;
+use crate::attempt::{Attempt, Failed, Interim};
 use crate::body::Received;
-use crate::exchange::{Attempt, Failed, Proxied, no_body};
-use crate::headers::{self, Client};
+use crate::exchange::Exchange;
+use crate::flag::Raised;
+use crate::h1::wire::Wire;
 use crate::lease::Lease;
-use crate::proxy::{self, OutBody, Outbound, Tries, check, find_route, finish_head, outgoing};
-use crate::respond::Reason;
-use crate::upload::H1Upload;
-use crate::upstream::{Endpoint, Lend, h1::Lent};
-use crate::worker::{Stage, Worker};
-
-/// What one direction of a tunnel reads at a time.
-const BUFFER: usize = 8 * 1024;
+use crate::proxy::{OutBody, Outbound, aborted, own};
+use crate::source::Source;
+use crate::timers::Idle;
+use crate::upstream::{Endpoint, Lend};
 
 /// An upgrade, from its head to the 101 or to what the endpoint answers instead.
-pub(crate) async fn serve(worker: &Rc<Worker>, client: &Client, head: Parts, downstream: OnUpgrade) -> Outbound {
-    let mut access = Access::begin(worker, client, &head);
-    let mut checked = match check(worker, head) {
-        Ok(checked) => checked,
-        Err(reason) => return own(access, reason),
-    };
-    access.host(&checked.host);
-    let view = worker.view();
-    let route = match find_route(&view, &checked) {
-        Ok(route) => route,
-        Err(reason) => return own(access, reason),
-    };
-    access.route(&view, route);
-    let fields = &mut checked.head.headers;
-    headers::strip_hop_by_hop(fields);
-    headers::forward(fields, client, &checked.host, &mut || worker.random());
-    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-
-    let mut tries = Tries::default();
+pub(crate) async fn serve(mut exchange: Box<Exchange>, interim: &Interim) -> Outbound {
+    announce(&mut exchange.head.headers);
     loop {
-        let Some((choice, endpoint, lease)) = tries.next(worker, &view, route, &checked.head.headers) else {
-            return own(access, tries.reason());
+        let Some((choice, endpoint, lease)) = exchange.next() else {
+            let reason = exchange.reason();
+            return own(exchange.access, reason, Received::Empty);
         };
-        access.attempt(&choice, &endpoint);
-        let pool = &view.pools[route.pool].table;
+        let pool = exchange.pool().clone();
+        let timeouts = &pool.spec.timeouts;
+        let attempt = Attempt { exchange: &exchange, endpoint: &endpoint, pool: &pool.spec, interim };
         // An endpoint that speaks HTTP/2 in cleartext speaks HTTP/1.1 on the same port, and few
-        // know RFC 8441 (Bandit does not).
-        let Some(request) = outgoing(&checked.head, &checked.host, &checked.path, Protocol::Http1, false) else {
-            return own(access, Reason::BadHost);
-        };
-        let connect_limit = pool.spec.timeouts.connect_ms.duration();
-        let lend = Lend { endpoint: &endpoint, connect_limit, tasks: &worker.tasks };
-        let attempt = Attempt {
-            endpoint: &endpoint,
-            protocol: Protocol::Http1,
-            timeouts: &pool.spec.timeouts,
-            lend,
-            hold_back: Duration::ZERO,
-            length: None,
-        };
-        let result = match endpoint.h1.lend_new(&attempt.lend).await {
-            Ok(lent) => attempt.h1_head(request, no_body(), lent).await,
-            Err(_) => Err(Failed::Endpoint(tidelock_core::retry::Failure::Connect, no_body())),
+        // know RFC 8441 (Bandit does not). A connection of its own: it will not come back.
+        let (endpoint_ref, connect_limit) = (&*endpoint, timeouts.connect_ms.duration());
+        let lend = Lend { endpoint: endpoint_ref, connect_limit, tasks: &exchange.worker.tasks };
+        let result = match endpoint.h1.lend_new(&lend).await {
+            Ok(lent) => attempt.h1_head(Source::gone(), lent).await,
+            Err(_) => Err(Failed::Endpoint(Failure::Connect, Source::gone())),
         };
         match result {
-            Ok((response, upload, lent)) => {
-                let response = finish_upgrade(response, upload, lent, &attempt, lease);
-                let (response, tunnel) = match response {
-                    Upgrade::Refused(response) => (response, None),
-                    Upgrade::Switched(response, upstream, lease) => (response, Some((upstream, lease))),
-                };
-                let mut response = finish_head(worker, client, &view, route, &choice, &endpoint, response);
-                access.head(response.status());
-                if let Some((upstream, lease)) = tunnel {
-                    let fields = response.headers_mut();
-                    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-                    fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-                    worker.counters.websockets_total.add();
-                    let idle = pool.spec.timeouts.websocket_idle_ms.duration();
-                    let tunnel = Tunnel { worker: worker.clone(), endpoint, lease, idle };
-                    worker.tasks.spawn_local(tunnel.run(downstream, upstream));
-                }
-                return Outbound::Response(response, access);
+            Ok((head, running)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                let mut head = head;
+                exchange.finish_head(&choice, &endpoint, &mut head);
+                announce(head.headers_mut());
+                exchange.worker.counters.websockets_total.add();
+                let idle = timeouts.websocket_idle_ms.duration();
+                let tunnel = Tunnel::new(running.into_wire(), &endpoint, lease, idle);
+                return Outbound::Switch(head, exchange.access, Box::new(tunnel));
             }
-            Err(Failed::Client(abort)) => return Outbound::Abort(abort),
+            Ok((head, running)) => {
+                let mut response: Response<OutBody> =
+                    head.map(|()| OutBody::Proxied(running.into_proxied(&attempt, lease)));
+                exchange.finish_head(&choice, &endpoint, &mut response);
+                return Outbound::Response(response, exchange.access);
+            }
+            Err(Failed::Client(_)) => return aborted(exchange.access),
             Err(Failed::Endpoint(failure, source)) => {
-                match tries.failed(choice.endpoint, failure, &checked.head.method, &source) {
-                    Verdict::Again => worker.counters.retries.add(),
-                    Verdict::GiveUp => return own(access, tries.reason()),
+                if exchange.failed(&choice, failure, &source) == Verdict::GiveUp {
+                    let reason = exchange.reason();
+                    return own(exchange.access, reason, Received::Empty);
                 }
             }
         }
     }
 }
 
-fn own(access: Access, reason: Reason) -> Outbound {
-    proxy::own(access, reason, Received::Empty)
-}
-
-enum Upgrade {
-    Refused(Response<OutBody>),
-    Switched(Response<OutBody>, OnUpgrade, Lease),
-}
-
-fn finish_upgrade(
-    mut response: Response<hyper::body::Incoming>,
-    upload: H1Upload,
-    lent: Lent,
-    attempt: &Attempt<'_>,
-    lease: Lease,
-) -> Upgrade {
-    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Upgrade::Refused(response.map(|body| {
-            let body = Received::h1(body);
-            OutBody::Proxied(Proxied::h1(body, upload, lent, attempt.timeouts, lease))
-        }));
-    }
-    let upstream = hyper::upgrade::on(&mut response);
-    Upgrade::Switched(response.map(|_| OutBody::Own(Bytes::new(), Received::Empty)), upstream, lease.into_websocket())
+/// Both sides name the change of protocol, and nothing else by `connection`.
+fn announce(fields: &mut http::HeaderMap) {
+    fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+    fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// An open WebSocket.
-struct Tunnel {
-    worker: Rc<Worker>,
-    endpoint: Rc<Endpoint>,
+pub(crate) struct Tunnel {
+    upstream: Box<Wire>,
     /// Held for as long as the tunnel stands.
     #[expect(dead_code, reason = "dropping it is what counts")]
     lease: Lease,
-    idle: Duration,
+    up: Direction,
+    down: Direction,
+    idle: Idle,
+    cut: Raised,
+}
+
+/// One direction of a tunnel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Open,
+    /// The sender has ended; the receiver is to be told.
+    Ending,
+    Ended,
 }
 
 impl Tunnel {
-    async fn run(self, downstream: OnUpgrade, upstream: OnUpgrade) {
-        let (downstream, upstream) = match tokio::join!(downstream, upstream) {
-            (Ok(downstream), Ok(upstream)) => (TokioIo::new(downstream), TokioIo::new(upstream)),
-            (Err(error), _) | (_, Err(error)) => return debug!(%error, "an upgrade broke off"),
-        };
-        let last = Cell::new(Instant::now());
-        let (from_client, to_client) = tokio::io::split(downstream);
-        let (from_endpoint, to_endpoint) = tokio::io::split(upstream);
-        let both = async { tokio::join!(copy(from_client, to_endpoint, &last), copy(from_endpoint, to_client, &last)) };
-        let mut stage = self.worker.stage.clone();
-        tokio::select! {
-            _ = both => {}
-            () = until_idle(&last, self.idle) => debug!("a WebSocket was idle too long"),
-            () = self.endpoint.until_cut() => debug!("a WebSocket was cut at its drain's deadline"),
-            _ = stage.wait_for(|stage| *stage >= Stage::Ended) => {}
+    fn new(upstream: Box<Wire>, endpoint: &Rc<Endpoint>, lease: Lease, idle: Duration) -> Tunnel {
+        Tunnel {
+            upstream,
+            lease: lease.into_websocket(),
+            up: Direction::Open,
+            down: Direction::Open,
+            idle: Idle::new(idle),
+            cut: endpoint.until_cut(),
         }
+    }
+
+    /// Passes bytes on; ready when both sides have ended, one has broken, or nothing moves for too
+    /// long.
+    pub(crate) fn poll(&mut self, downstream: &mut Wire, cx: &mut Context<'_>) -> Poll<()> {
+        let Tunnel { upstream, idle, up, down, .. } = self;
+        let is_up = poll_copy(downstream, upstream, up, idle, cx).is_ready();
+        let is_down = poll_copy(upstream, downstream, down, idle, cx).is_ready();
+        if is_up && is_down || downstream.is_broken() || upstream.is_broken() {
+            return Poll::Ready(());
+        }
+        if Pin::new(&mut self.cut).poll(cx).is_ready() {
+            debug!("a WebSocket was cut at its drain's deadline");
+            return Poll::Ready(());
+        }
+        self.idle.poll(cx)
     }
 }
 
-/// One direction, to its end; the end is passed on.
-async fn copy(
-    mut from: ReadHalf<TokioIo<Upgraded>>,
-    mut to: WriteHalf<TokioIo<Upgraded>>,
-    last: &Cell<Instant>,
-) -> std::io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+/// Moves what `from` sends to `to`; ready when that direction has ended.
+fn poll_copy(
+    from: &mut Wire,
+    to: &mut Wire,
+    direction: &mut Direction,
+    idle: &mut Idle,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
     loop {
-        let n = match from.read(&mut buffer).await {
-            Ok(0) | Err(_) => return to.shutdown().await,
-            Ok(n) => n,
-        };
-        last.set(Instant::now());
-        to.write_all(&buffer[..n]).await?;
-    }
-}
-
-async fn until_idle(last: &Cell<Instant>, limit: Duration) {
-    loop {
-        let due = last.get() + limit;
-        if due <= Instant::now() {
-            return;
+        if *direction == Direction::Ended {
+            return Poll::Ready(());
         }
-        tokio::time::sleep_until(due).await;
+        if !from.input.is_empty() {
+            to.push(from.input.split().freeze(), b"");
+        }
+        ready!(to.poll_drain(cx));
+        if *direction == Direction::Ending {
+            let _ = ready!(to.poll_shutdown(cx));
+            *direction = Direction::Ended;
+            continue;
+        }
+        match ready!(from.poll_fill(cx)) {
+            Ok(n) if n > 0 => idle.moved(),
+            _ => *direction = Direction::Ending,
+        }
     }
 }

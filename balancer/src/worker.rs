@@ -17,8 +17,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Config;
 use crate::feed::Registry;
+use crate::flag::Flag;
 use crate::telemetry::{AccessLog, Counters};
 use crate::upstream::Endpoint;
+
+/// How often idle connections to endpoints are looked at: those that the endpoint has closed hold
+/// a file descriptor until then.
+const SWEEP_EVERY: Duration = Duration::from_secs(2);
 
 /// What all tasks of one worker share.
 pub(crate) struct Worker {
@@ -29,6 +34,8 @@ pub(crate) struct Worker {
     /// Connections to endpoints and tunnels, awaited when the worker ends.
     pub(crate) tasks: TaskTracker,
     pub(crate) stage: watch::Receiver<Stage>,
+    /// Up from `Stage::Leaving` on.
+    pub(crate) leaving: Rc<Flag>,
     registry: Arc<Registry>,
     view: RefCell<Rc<View>>,
     random: Cell<u64>,
@@ -87,6 +94,7 @@ impl Worker {
             log: shared.log,
             tasks: TaskTracker::new(),
             stage: shared.stage,
+            leaving: Rc::default(),
             registry: shared.registry,
             view: RefCell::new(Rc::new(view)),
             random: Cell::new(seed()),
@@ -115,6 +123,26 @@ impl Worker {
             self.adopt(table);
             if tables.changed().await.is_err() {
                 return;
+            }
+        }
+    }
+
+    /// Raises the flag of leaving when it is time.
+    pub(crate) async fn await_leaving(self: Rc<Self>) {
+        let mut stage = self.stage.clone();
+        // The sender's end is the node's.
+        let _ = stage.wait_for(|stage| *stage >= Stage::Leaving).await;
+        self.leaving.raise();
+    }
+
+    /// Looks after the idle connections to endpoints, which have no task of their own.
+    pub(crate) async fn sweep(self: Rc<Self>) {
+        let mut interval = tokio::time::interval(SWEEP_EVERY);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            interval.tick().await;
+            for endpoint in self.view().pools.iter().flat_map(|pool| &pool.endpoints) {
+                endpoint.h1.sweep();
             }
         }
     }

@@ -14,8 +14,11 @@ pub enum Failure {
     /// No connection came about: nothing was sent.
     Connect,
     /// The endpoint says that it did not process the request: REFUSED_STREAM, or a GOAWAY below
-    /// the stream (RFC 9113 section 8.7); or a kept connection closed before it took a byte.
+    /// the stream (RFC 9113 section 8.7); or the connection closed before it took a byte.
     Unprocessed,
+    /// A kept connection ended before the first byte of the response: the endpoint may have closed
+    /// it while the request was on its way.
+    Stale,
     /// The connection or the stream broke; the request may have been processed.
     Broken,
     /// No response in time: the endpoint may still be at work.
@@ -37,7 +40,7 @@ pub enum Verdict {
 pub fn verdict(failure: Failure, method: &Method, replayable: bool, attempts: u32) -> Verdict {
     let safe = match failure {
         Failure::Connect | Failure::Unprocessed => true,
-        Failure::Broken => method.is_idempotent(),
+        Failure::Stale | Failure::Broken => method.is_idempotent(),
         Failure::Timeout | Failure::Protocol => false,
     };
     if safe && replayable && attempts < MAX_ATTEMPTS { Verdict::Again } else { Verdict::GiveUp }
@@ -56,6 +59,7 @@ mod tests {
         assert!(again(Broken, &Method::GET));
         assert!(again(Broken, &Method::PUT));
         assert!(!again(Broken, &Method::POST));
+        assert!(again(Stale, &Method::DELETE) && !again(Stale, &Method::POST));
         assert!(!again(Timeout, &Method::GET));
         assert!(!again(Protocol, &Method::GET));
     }

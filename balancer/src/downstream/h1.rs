@@ -1,249 +1,437 @@
-//! HTTP/1.1 from clients, by hyper's server.
+//! HTTP/1.1 from clients: one exchange after the other on a connection, each with one framing or
+//! a refusal (H11), and an end of the connection that does not destroy the last response.
 
-use std::cell::Cell;
-use std::convert::Infallible;
-use std::pin::{Pin, pin};
+use std::cell::RefCell;
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
-use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use http::request::Parts;
+use http::{Method, Response, StatusCode, Version, header};
+use tokio::time::{Sleep, sleep};
 use tracing::debug;
 
-use super::framing::{FramingWatch, Verdict};
-use super::linger::Lingering;
 use crate::access::Access;
+use crate::attempt::{Interim, Proxied};
 use crate::body::{Piece, Received};
-use crate::exchange::content_length;
-use crate::headers::{Client, check_framing, is_websocket};
+use crate::exchange::Exchange;
+use crate::flag::Raised;
+use crate::h1::body::{H1Received, Incoming};
+use crate::h1::encode::{Encoder, Persistence, response_head};
+use crate::h1::head::{BadHead, HeadLimits, HeadReader, RequestHead};
+use crate::h1::wire::Wire;
+use crate::headers::{Client, content_length, is_websocket};
 use crate::proxy::{self, OutBody, Outbound};
-use crate::respond::{Reason, respond};
-use crate::websocket;
-use crate::worker::{Stage, Worker};
+use crate::respond::Reason;
+use crate::timers::Idle;
+use crate::upload;
+use crate::websocket::{self, Tunnel};
+use crate::worker::Worker;
 
-pub(crate) async fn serve<S>(worker: Rc<Worker>, io: S, client: Rc<Client>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (limits, timeouts) = (&worker.config.limits, &worker.config.timeouts);
-    let framing = Verdict::default();
-    let watch = FramingWatch::new(framing.clone());
-    let io = Lingering::new(
-        io,
-        watch,
-        timeouts.request_head,
-        limits.early_response_drain_bytes,
-        timeouts.early_response_drain,
-    );
-    let count = Cell::new(0);
-    let service = service_fn(|request: Request<Incoming>| {
-        let (worker, client, framing) = (worker.clone(), client.clone(), framing.clone());
-        count.set(count.get() + 1);
-        let nth = count.get();
-        async move { Ok::<_, Infallible>(answer(&worker, &client, &framing, nth, request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(timeouts.downstream_idle)
-        // The request line and the fields together: hyper answers 431 beyond it.
-        .max_buf_size((limits.max_header_bytes as usize + limits.max_path_bytes + 1024).max(8 * 1024))
-        .max_headers(limits.max_header_count + 1)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let mut stage = worker.stage.clone();
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stage.wait_for(|stage| *stage >= Stage::Leaving) => {
-            // No more requests; the one under way ends.
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+/// Bytes of the next request that are read while the one before it is being answered: enough to
+/// notice that the client has gone.
+const AHEAD: usize = 4 * 1024;
+
+pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>) {
+    let mut connection = Connection {
+        leaving: worker.leaving.raised(),
+        idle: Idle::new(worker.config.timeouts.downstream_idle),
+        incoming: Incoming::new(wire),
+        reader: HeadReader::default(),
+        worker,
+        client,
     };
-    if let Err(error) = ended {
-        debug!(%error, "an HTTP/1.1 connection broke");
-    }
-}
-
-/// Answers the connection's request number `nth`.
-async fn answer(
-    worker: &Rc<Worker>,
-    client: &Rc<Client>,
-    framing: &Verdict,
-    nth: u64,
-    mut request: Request<Incoming>,
-) -> Response<H1OutBody> {
-    let upgrade = hyper::upgrade::on(&mut request);
-    let (head, body) = request.into_parts();
-    let is_misframed = framing.refuses(nth) || check_framing(&head).is_err();
-    let outbound = if is_misframed {
-        proxy::own(Access::begin(worker, client, &head), Reason::BadFraming, Received::Empty)
-    } else if is_websocket(&head) {
-        websocket::serve(worker, client, head, upgrade).await
-    } else {
-        proxy::serve(worker, client, head, Received::h1(body)).await
-    };
-    match outbound {
-        Outbound::Response(response, access) => {
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                framing.stop();
-            }
-            let left = content_length(response.headers());
-            let body = |body| H1OutBody { worker: worker.clone(), body: Some(body), access: Some(access), left };
-            let mut response = response.map(body);
-            *response.version_mut() = http::Version::HTTP_11;
-            if is_misframed {
-                // Nobody knows where the next request begins.
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            response
-        }
-        // There is nobody to answer, or only one who sent no body worth the name; hyper needs a
-        // response to end the exchange, and closes behind it.
-        Outbound::Abort(_) => {
-            let body = |text| H1OutBody {
-                worker: worker.clone(),
-                body: Some(OutBody::Own(text, Received::Empty)),
-                access: None,
-                left: None,
-            };
-            let mut response = respond(Reason::BadBody).map(body);
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            response
-        }
-    }
-}
-
-/// A response's body as hyper's server polls it.
-struct H1OutBody {
-    worker: Rc<Worker>,
-    body: Option<OutBody>,
-    /// None for a client that is gone.
-    access: Option<Access>,
-    /// Bytes to come by content-length.
-    left: Option<u64>,
-}
-
-/// The response cannot be completed: hyper closes without the last chunk (H4).
-#[derive(Debug, thiserror::Error)]
-#[error("the response was cut off")]
-struct Cut;
-
-impl Body for H1OutBody {
-    type Data = Bytes;
-    type Error = Cut;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Cut>>> {
-        let this = &mut *self;
-        let body = match this.body.as_mut() {
-            None => return Poll::Ready(None),
-            Some(OutBody::Own(text, _)) => {
-                let text = std::mem::take(text);
-                this.body = None;
-                this.sent(text.len());
-                return Poll::Ready(Some(Ok(Frame::data(text))));
-            }
-            Some(OutBody::Proxied(body)) => body,
+    // What only a running exchange needs is boxed: most connections wait, and pay for what they
+    // hold.
+    let end = loop {
+        let after = match connection.next_head().await {
+            Next::Head(head) => Box::pin(connection.exchange(head)).await,
+            Next::Bad(bad) => Box::pin(connection.refuse(bad)).await,
+            Next::End => return,
         };
-        let piece = ready!(body.poll_piece(cx));
-        Poll::Ready(match piece {
-            Piece::Data(data) => {
-                let whole = body.is_whole();
-                this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
-                this.sent(data.len());
-                if whole {
-                    this.end();
+        if after != After::Next {
+            break after;
+        }
+    };
+    Box::pin(connection.close(end)).await;
+}
+
+struct Connection {
+    worker: Rc<Worker>,
+    client: Rc<Client>,
+    incoming: Rc<RefCell<Incoming>>,
+    reader: HeadReader,
+    leaving: Raised,
+    idle: Idle,
+}
+
+#[allow(clippy::large_enum_variant, reason = "nearly every one is a head")]
+enum Next {
+    Head(RequestHead),
+    Bad(BadHead),
+    /// The client has closed, or nothing came in time, or the node leaves.
+    End,
+}
+
+/// What an exchange leaves of its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum After {
+    Next,
+    /// The response is whole; the client may still be sending.
+    Linger,
+    /// Both sides know that it is over.
+    Close,
+    /// The response was cut, and nothing but a reset tells that to this client (H4).
+    Reset,
+}
+
+/// What a response is framed for.
+#[derive(Clone, Copy)]
+struct Asked {
+    is_head: bool,
+    version: Version,
+    keep_alive: bool,
+}
+
+impl Connection {
+    async fn next_head(&mut self) -> Next {
+        let limits = &self.worker.config.limits;
+        let limits = HeadLimits {
+            bytes: limits.max_header_bytes as usize + limits.max_path_bytes + 1024,
+            target: limits.max_path_bytes,
+            fields: limits.max_header_count,
+        };
+        let head_limit = self.worker.config.timeouts.request_head;
+        // From the first pause within a head to its end, however slowly its bytes drip (H13).
+        let mut head_timer: Option<Pin<Box<Sleep>>> = None;
+        self.idle.moved();
+        poll_fn(|cx| {
+            let wire = &mut self.incoming.borrow_mut().wire;
+            loop {
+                match self.reader.request(&mut wire.input, limits) {
+                    Ok(Some(head)) => return Poll::Ready(Next::Head(head)),
+                    Ok(None) => {}
+                    Err(bad) => return Poll::Ready(Next::Bad(bad)),
                 }
-                Some(Ok(Frame::data(data)))
-            }
-            Piece::Trailers(trailers) => {
-                this.end();
-                Some(Ok(Frame::trailers(trailers)))
-            }
-            Piece::End => {
-                this.end();
-                None
-            }
-            Piece::Aborted(_) => {
-                if let Some(access) = &mut this.access {
-                    access.cut();
+                match wire.poll_fill(cx) {
+                    Poll::Ready(Ok(n)) if n > 0 => {}
+                    Poll::Ready(_) => return Poll::Ready(Next::End),
+                    Poll::Pending => break,
                 }
-                this.body = None;
-                Some(Err(Cut))
+            }
+            if self.reader.has_begun() {
+                let timer = head_timer.get_or_insert_with(|| Box::pin(sleep(head_limit)));
+                return timer.as_mut().poll(cx).map(|()| {
+                    debug!("a request's head took too long");
+                    Next::End
+                });
+            }
+            if Pin::new(&mut self.leaving).poll(cx).is_ready() {
+                return Poll::Ready(Next::End);
+            }
+            self.idle.poll(cx).map(|()| Next::End)
+        })
+        .await
+    }
+
+    async fn exchange(&mut self, head: RequestHead) -> After {
+        let RequestHead { parts, body, keep_alive } = head;
+        let asked = Asked { is_head: parts.method == Method::HEAD, version: parts.version, keep_alive };
+        let received = {
+            let mut incoming = self.incoming.borrow_mut();
+            incoming.owes_continue = !body.is_done() && expects_continue(&parts);
+            incoming.body = body;
+            if incoming.body.is_done() { Received::Empty } else { Received::H1(H1Received::new(&self.incoming)) }
+        };
+        let is_websocket = is_websocket(&parts);
+        let outbound = match Exchange::admit(&self.worker, &self.client, parts) {
+            Err((access, reason)) => proxy::own(access, reason, received),
+            Ok(exchange) => {
+                let interim = Interim::default();
+                let served = match is_websocket {
+                    true => self.wait(Box::pin(websocket::serve(exchange, &interim)), &interim, asked).await,
+                    false => {
+                        self.wait(std::pin::pin!(proxy::serve(exchange, received, &interim)), &interim, asked).await
+                    }
+                };
+                match served {
+                    Some(outbound) => outbound,
+                    None => return After::Close,
+                }
+            }
+        };
+        match outbound {
+            Outbound::Response(response, access) => self.respond(response, access, asked).await,
+            Outbound::Switch(head, access, tunnel) => self.switch(head, access, *tunnel).await,
+            Outbound::Abort(_) => After::Close,
+        }
+    }
+
+    /// Waits for what comes of a request; none when the client has gone. Dropping the request
+    /// then drops everything that was done for it.
+    async fn wait(
+        &self,
+        mut serve: Pin<impl std::ops::DerefMut<Target = impl Future<Output = Outbound>>>,
+        interim: &Interim,
+        asked: Asked,
+    ) -> Option<Outbound> {
+        poll_fn(|cx| {
+            let served = serve.as_mut().poll(cx);
+            let incoming = &mut *self.incoming.borrow_mut();
+            for head in interim.take() {
+                // HTTP/1.0 knows none (RFC 9110 section 15.2).
+                if asked.version == Version::HTTP_11 && incoming.wire.has_room() {
+                    let (status, fields) = (head.status(), head.headers());
+                    let buffer = incoming.wire.buffer();
+                    response_head(buffer, status, fields, Encoder::Nothing, Persistence::Implied);
+                }
+            }
+            if let Poll::Ready(outbound) = served {
+                return Poll::Ready(Some(outbound));
+            }
+            let _ = incoming.wire.poll_drain(cx);
+            match has_gone(incoming, cx) {
+                true => Poll::Ready(None),
+                false => Poll::Pending,
             }
         })
+        .await
     }
 
-    fn is_end_stream(&self) -> bool {
-        match &self.body {
-            None => true,
-            Some(OutBody::Own(text, _)) => text.is_empty(),
-            Some(OutBody::Proxied(body)) => body.is_end(),
+    async fn respond(&mut self, response: Response<OutBody>, mut access: Access, asked: Asked) -> After {
+        let (head, body) = response.into_parts();
+        let encoder = framing(asked, head.status, &head.headers, &body);
+        // A client that was not asked for its body may send it or not: only the end is certain.
+        let unasked = std::mem::take(&mut self.incoming.borrow_mut().owes_continue);
+        let closes = unasked || !asked.keep_alive || self.worker.leaving.is_up() || encoder == Encoder::UntilClose;
+        let persistence = match closes {
+            true => Persistence::Close,
+            false if asked.version == Version::HTTP_10 => Persistence::KeepAlive,
+            false => Persistence::Implied,
+        };
+        response_head(self.incoming.borrow_mut().wire.buffer(), head.status, &head.headers, encoder, persistence);
+        drop(head);
+        let sent = match body {
+            OutBody::Own(text, _) => self.send_own(text, encoder, &mut access).await,
+            OutBody::Proxied(body) => self.send_proxied(body, encoder, &mut access).await,
+        };
+        drop(access);
+        match sent {
+            Err(Unsent::Gone) => return After::Close,
+            Err(Unsent::Cut) if encoder == Encoder::UntilClose => return After::Reset,
+            Err(Unsent::Cut) => return After::Linger,
+            Ok(()) => {}
+        }
+        if !unasked && !self.incoming.borrow().body.is_done() {
+            // The response was first (H3).
+            let limits = &self.worker.config.limits;
+            let time = self.worker.config.timeouts.early_response_drain;
+            let rest = Received::H1(H1Received::new(&self.incoming));
+            upload::drain(rest, limits.early_response_drain_bytes, time).await;
+        }
+        let incoming = self.incoming.borrow();
+        match () {
+            () if !incoming.body.is_done() => After::Linger,
+            () if !closes => After::Next,
+            // A client that asked for the end sends nothing behind it.
+            () if !asked.keep_alive && incoming.wire.input.is_empty() => After::Close,
+            () => After::Linger,
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
-        match &self.body {
-            Some(OutBody::Own(text, _)) => SizeHint::with_exact(text.len() as u64),
-            None => SizeHint::with_exact(0),
-            Some(OutBody::Proxied(body)) if body.is_end() => SizeHint::with_exact(0),
-            // hyper goes by content-length, or chunks.
-            Some(OutBody::Proxied(_)) => SizeHint::default(),
+    async fn send_own(&self, text: bytes::Bytes, mut encoder: Encoder, access: &mut Access) -> Result<(), Unsent> {
+        let mut idle = Idle::new(self.worker.config.timeouts.downstream_idle);
+        if encoder != Encoder::Nothing {
+            access.sent(text.len());
         }
-    }
-}
-
-impl H1OutBody {
-    fn sent(&mut self, bytes: usize) {
-        if let Some(access) = &mut self.access {
-            access.sent(bytes);
+        {
+            let wire = &mut self.incoming.borrow_mut().wire;
+            encoder.data(wire, text).map_err(|_| Unsent::Cut)?;
+            encoder.end(wire, None);
         }
+        self.drained(&mut idle).await
     }
 
-    fn end(&mut self) {
-        if let Some(access) = &mut self.access {
-            access.whole();
-        }
-        if let Some(OutBody::Proxied(body)) = self.body.take() {
-            // The rest of the request is hyper's to read or to close on; see `linger`.
-            drop(body.finish());
-        }
-    }
-}
-
-impl H1OutBody {
-    /// All bytes of the content-length are with the client, and hyper asks for no more; the
-    /// endpoint's END_STREAM, in a frame of its own, is still on its way. Leaving it to be
-    /// cancelled would cost the endpoint a reset for each response.
-    fn await_end(&mut self) {
-        let Some(OutBody::Proxied(mut body)) = self.body.take() else { return };
-        if let Some(access) = &mut self.access {
-            access.whole();
-        }
-        self.worker.tasks.spawn_local(async move {
-            // Ends in the body's own time limit at the latest.
-            while let Piece::Data(_) = std::future::poll_fn(|cx| body.poll_piece(cx)).await {}
-        });
-    }
-}
-
-impl Drop for H1OutBody {
-    /// hyper does not poll a body that has no bytes, and stops polling one whose content-length
-    /// is reached.
-    fn drop(&mut self) {
-        let Some(OutBody::Proxied(body)) = &mut self.body else { return };
+    async fn send_proxied(&self, mut body: Proxied, mut encoder: Encoder, access: &mut Access) -> Result<(), Unsent> {
         if body.is_end() {
             body.ended_with_head();
-            self.end();
-        } else if self.left == Some(0) {
-            self.await_end();
         }
+        let sent = poll_fn(|cx| self.poll_send(&mut body, &mut encoder, access, cx)).await;
+        match sent {
+            Ok(()) => access.whole(),
+            Err(Unsent::Gone) => access.aborted(),
+            Err(Unsent::Cut) => access.cut(),
+        }
+        sent?;
+        if body.is_end() || body.is_uploading() {
+            // The rest of the request is the connection's to read.
+            drop(body.finish());
+        } else {
+            self.worker.tasks.spawn_local(body.run_out());
+        }
+        self.drained(&mut Idle::new(self.worker.config.timeouts.downstream_idle)).await
+    }
+
+    /// Moves a body to the wire; ready when all of it is there.
+    fn poll_send(
+        &self,
+        body: &mut Proxied,
+        encoder: &mut Encoder,
+        access: &mut Access,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Unsent>> {
+        loop {
+            if self.poll_room(cx).is_pending() {
+                return body.poll_blocked(cx).map(|_| Err(Unsent::Gone));
+            }
+            // The body reads the client's side too, for the upload: nothing is borrowed here.
+            let piece = if encoder.is_complete() { Poll::Ready(Piece::End) } else { body.poll_piece(cx) };
+            let incoming = &mut *self.incoming.borrow_mut();
+            if incoming.wire.is_broken() {
+                return Poll::Ready(Err(Unsent::Gone));
+            }
+            let Poll::Ready(piece) = piece else {
+                let _ = incoming.wire.poll_drain(cx);
+                return if has_gone(incoming, cx) { Poll::Ready(Err(Unsent::Gone)) } else { Poll::Pending };
+            };
+            return Poll::Ready(match piece {
+                Piece::Data(data) => {
+                    if *encoder != Encoder::Nothing {
+                        access.sent(data.len());
+                    }
+                    match encoder.data(&mut incoming.wire, data) {
+                        Ok(()) => continue,
+                        Err(_) => Err(Unsent::Cut),
+                    }
+                }
+                Piece::Trailers(fields) => {
+                    encoder.end(&mut incoming.wire, Some(&fields)).then_some(()).ok_or(Unsent::Cut)
+                }
+                Piece::End => encoder.end(&mut incoming.wire, None).then_some(()).ok_or(Unsent::Cut),
+                Piece::Aborted(_) => {
+                    let _ = incoming.wire.poll_drain(cx);
+                    Err(Unsent::Cut)
+                }
+            });
+        }
+    }
+
+    fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let wire = &mut self.incoming.borrow_mut().wire;
+        if wire.has_room() { Poll::Ready(()) } else { wire.poll_drain(cx) }
+    }
+
+    /// Waits until the socket has taken all, or nothing for too long.
+    async fn drained(&self, idle: &mut Idle) -> Result<(), Unsent> {
+        poll_fn(|cx| {
+            let wire = &mut self.incoming.borrow_mut().wire;
+            match wire.poll_drain(cx) {
+                Poll::Ready(()) if wire.is_broken() => Poll::Ready(Err(Unsent::Gone)),
+                Poll::Ready(()) => Poll::Ready(Ok(())),
+                Poll::Pending => idle.poll(cx).map(|()| Err(Unsent::Gone)),
+            }
+        })
+        .await
+    }
+
+    async fn switch(&mut self, head: Response<()>, mut access: Access, mut tunnel: Tunnel) -> After {
+        let (status, fields) = (head.status(), head.headers());
+        {
+            let incoming = &mut *self.incoming.borrow_mut();
+            response_head(incoming.wire.buffer(), status, fields, Encoder::Nothing, Persistence::Implied);
+        }
+        access.whole();
+        drop((access, head));
+        poll_fn(|cx| tunnel.poll(&mut self.incoming.borrow_mut().wire, cx)).await;
+        After::Close
+    }
+
+    /// A head that is none: it is answered, and nobody knows where the next one begins.
+    async fn refuse(&mut self, bad: BadHead) -> After {
+        let reason = match bad {
+            BadHead::Malformed => Reason::BadRequest,
+            BadHead::Framing => Reason::BadFraming,
+            BadHead::Version => Reason::BadVersion,
+            BadHead::TooLarge => Reason::HeadersTooLarge,
+            BadHead::TargetTooLong => Reason::TargetTooLong,
+        };
+        let access = Access::of_no_head(&self.worker, &self.client);
+        let Outbound::Response(response, access) = proxy::own(access, reason, Received::Empty) else {
+            return After::Close;
+        };
+        let asked = Asked { is_head: false, version: Version::HTTP_11, keep_alive: false };
+        self.respond(response, access, asked).await;
+        After::Linger
+    }
+
+    /// Ends the connection. Closing a socket with unread bytes in it sends a reset, and the client
+    /// may lose what it has not read yet (RFC 9112 section 9.6). So the writing side closes first,
+    /// and what still comes in is read and dropped for a bounded time.
+    async fn close(&mut self, after: After) {
+        if after == After::Reset {
+            return self.incoming.borrow_mut().wire.reset();
+        }
+        let (limits, timeouts) = (&self.worker.config.limits, &self.worker.config.timeouts);
+        let mut left = limits.early_response_drain_bytes;
+        let linger = poll_fn(|cx| {
+            let wire = &mut self.incoming.borrow_mut().wire;
+            if ready!(wire.poll_shutdown(cx)).is_err() || after == After::Close {
+                return Poll::Ready(());
+            }
+            // Beyond the limit nothing is read any more, but the socket stays: its end would take
+            // the rest of the response along, which the client may still be reading.
+            while left > 0 {
+                wire.input.clear();
+                match ready!(wire.poll_fill(cx)) {
+                    Ok(n) if n > 0 => left = left.saturating_sub(n as u64),
+                    _ => return Poll::Ready(()),
+                }
+            }
+            Poll::Pending
+        });
+        let _ = tokio::time::timeout(timeouts.early_response_drain, linger).await;
+    }
+}
+
+/// A response did not get to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unsent {
+    /// The client takes no more.
+    Gone,
+    /// There is no more of it: it must not look whole (H4).
+    Cut,
+}
+
+/// Whether the client has closed. Told by reading, as long as that is not the body's to do.
+fn has_gone(incoming: &mut Incoming, cx: &mut Context<'_>) -> bool {
+    while incoming.body.is_done() && incoming.wire.input.len() < AHEAD {
+        match incoming.wire.poll_fill(cx) {
+            Poll::Ready(Ok(n)) if n > 0 => {}
+            Poll::Ready(_) => return true,
+            Poll::Pending => return false,
+        }
+    }
+    false
+}
+
+fn expects_continue(head: &Parts) -> bool {
+    head.version == Version::HTTP_11
+        && head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// How a response's body goes out (RFC 9112 section 6.3).
+fn framing(asked: Asked, status: StatusCode, headers: &http::HeaderMap, body: &OutBody) -> Encoder {
+    if asked.is_head || matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) {
+        return Encoder::Nothing;
+    }
+    match body {
+        OutBody::Own(text, _) => Encoder::Exact(text.len() as u64),
+        OutBody::Proxied(body) => match content_length(headers) {
+            Ok(Some(length)) => Encoder::Exact(length),
+            _ if body.is_end() => Encoder::Exact(0),
+            _ if asked.version == Version::HTTP_10 => Encoder::UntilClose,
+            _ => Encoder::Chunked,
+        },
     }
 }

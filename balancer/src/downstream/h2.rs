@@ -20,13 +20,15 @@ use tokio::time::{Instant, Sleep, sleep};
 use tracing::debug;
 
 use crate::access::Access;
+use crate::attempt::{Interim, Proxied};
 use crate::body::{Abort, Piece, Received};
-use crate::exchange::Proxied;
+use crate::exchange::Exchange;
 use crate::gather::{Drainer, gathered};
 use crate::headers::Client;
 use crate::proxy::{self, OutBody, Outbound};
+use crate::socket::Socket;
 use crate::upload;
-use crate::worker::{Stage, Worker};
+use crate::worker::Worker;
 
 /// A stream's window: what one upload may hold here before its endpoint reads.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -36,11 +38,9 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// ENHANCE_YOUR_CALM (the library's default of 20 hits browsers).
 const PENDING_RESETS: usize = 200;
 
-pub(crate) async fn serve<S>(worker: Rc<Worker>, io: S, client: Rc<Client>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
-    let (io, drainer) = gathered(io, ());
+/// `first` was read from the socket already.
+pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, client: Rc<Client>) {
+    let (io, drainer) = gathered(socket, first, ());
     let limits = &worker.config.limits;
     let handshake = Builder::new()
         .initial_window_size(STREAM_WINDOW)
@@ -63,18 +63,20 @@ where
 
 /// Accepts and serves requests until the connection ends: by the peer, by an error, by idleness,
 /// or when the node leaves.
-async fn run<I, S>(worker: &Rc<Worker>, client: &Rc<Client>, mut connection: Connection<I, Bytes>, drainer: &Drainer<S>)
-where
+async fn run<I>(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
+    mut connection: Connection<I, Bytes>,
+    drainer: &Drainer<Socket>,
+) where
     I: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut requests = FuturesUnordered::new();
-    let mut stage = worker.stage.clone();
-    let mut leaving = pin!(async move { stage.wait_for(|stage| *stage >= Stage::Leaving).await.map(|_| ()) });
+    let mut leaving = worker.leaving.raised();
     let mut left = false;
     let mut idle = IdleTimer::new(worker.config.timeouts.downstream_idle);
     poll_fn(|cx| {
-        if !left && leaving.as_mut().poll(cx).is_ready() {
+        if !left && Pin::new(&mut leaving).poll(cx).is_ready() {
             left = true;
             // Two-phase: GOAWAY with the highest id, and after a round trip with the last one.
             connection.graceful_shutdown();
@@ -82,7 +84,7 @@ where
         let ended = loop {
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    requests.push(request_task(worker.clone(), client.clone(), request, respond));
+                    requests.push(answer(worker, client, request, respond));
                 }
                 Poll::Ready(Some(Err(error))) => {
                     debug!(%error, "an HTTP/2 connection broke");
@@ -141,13 +143,14 @@ impl IdleTimer {
     }
 }
 
-/// One request, from its HEADERS to the end of its stream.
-async fn request_task(
-    worker: Rc<Worker>,
-    client: Rc<Client>,
+/// One request, from its HEADERS to the end of its stream. What can be done at once is, so that
+/// the future holds little: it is moved to where the connection keeps it.
+fn answer(
+    worker: &Rc<Worker>,
+    client: &Rc<Client>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) {
+) -> impl Future<Output = ()> + use<> {
     let (head, body) = request.into_parts();
     let body = Received::h2(body);
     let is_head = head.method == Method::HEAD;
@@ -159,28 +162,43 @@ async fn request_task(
         // A client that is gone is met by the next step.
         let _ = respond.send_informational(go_on);
     }
-    let outbound = {
-        let mut serve = pin!(proxy::serve(&worker, &client, head, body));
-        poll_fn(|cx| {
-            if let Poll::Ready(outbound) = serve.as_mut().poll(cx) {
-                return Poll::Ready(Some(outbound));
+    let worker = worker.clone();
+    let admitted = Exchange::admit(&worker, client, head);
+    async move {
+        let outbound = match admitted {
+            Err((access, reason)) => Some(proxy::own(access, reason, body)),
+            Ok(exchange) => wait(exchange, body, &mut respond).await,
+        };
+        match outbound {
+            None => {}
+            Some(Outbound::Abort(access)) => {
+                drop(access);
+                respond.send_reset(Reason::CANCEL);
             }
-            // A client's reset drops the request, and with it everything that was done for it.
-            match respond.poll_reset(cx) {
-                Poll::Ready(_) => Poll::Ready(None),
-                Poll::Pending => Poll::Pending,
-            }
-        })
-        .await
-    };
-    match outbound {
-        None => {}
-        Some(Outbound::Abort(abort)) => respond.send_reset(match abort {
-            Abort::Malformed => Reason::PROTOCOL_ERROR,
-            Abort::Gone | Abort::Idle => Reason::CANCEL,
-        }),
-        Some(Outbound::Response(response, access)) => send(&worker, respond, response, access, is_head).await,
+            Some(Outbound::Response(response, access)) => send(&worker, respond, response, access, is_head).await,
+            // Only an HTTP/1.1 request can ask for it.
+            Some(Outbound::Switch(..)) => respond.send_reset(Reason::INTERNAL_ERROR),
+        }
     }
+}
+
+/// Waits for what comes of a request; none when the client has reset it. Dropping the request then
+/// drops everything that was done for it.
+async fn wait(exchange: Box<Exchange>, body: Received, respond: &mut SendResponse<Bytes>) -> Option<Outbound> {
+    let interim = Interim::default();
+    let mut serve = pin!(proxy::serve(exchange, body, &interim));
+    poll_fn(|cx| {
+        let served = serve.as_mut().poll(cx);
+        for head in interim.take() {
+            // A stream that takes none is met by the next step.
+            let _ = respond.send_informational(head);
+        }
+        match served {
+            Poll::Ready(outbound) => Poll::Ready(Some(outbound)),
+            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+        }
+    })
+    .await
 }
 
 async fn send(
@@ -299,7 +317,7 @@ async fn send_data(
 }
 
 fn poll_room(stream: &mut SendStream<Bytes>, body: &mut Proxied, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
-    if body.poll_upload(cx).is_ready() {
+    if body.poll_blocked(cx).is_ready() {
         return Poll::Ready(Err(Gone));
     }
     if stream.capacity() > 0 {

@@ -3,17 +3,15 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
 
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::time::Instant;
 use tracing::debug;
 
 use super::connect::connect;
-use super::keep_reading::KeepReading;
 use super::{Lend, LendError};
-use crate::upload::H1Body;
+use crate::h1::wire::Wire;
+use crate::socket::Socket;
 
 /// An idle connection older than this is not used again. Below Bandit's and Cowboy's 60 s, so
 /// that the endpoint rarely closes it under a request.
@@ -21,7 +19,7 @@ const IDLE_MAX: Duration = Duration::from_secs(50);
 /// Idle connections kept for one endpoint.
 const IDLE_KEPT: usize = 256;
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Connections {
     idle: RefCell<Vec<Idle>>,
     retired: Cell<bool>,
@@ -29,14 +27,24 @@ pub(crate) struct Connections {
 
 #[derive(Debug)]
 struct Idle {
-    send: SendRequest<H1Body>,
+    wire: Box<Wire>,
     since: Instant,
+}
+
+impl Idle {
+    /// Whether it can take a request: the endpoint has neither closed it nor sent what nobody
+    /// asked for.
+    fn is_quiet(&mut self) -> bool {
+        self.since.elapsed() < IDLE_MAX && self.wire.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
 }
 
 /// A connection that one request has for itself.
 #[derive(Debug)]
 pub(crate) struct Lent {
-    pub(crate) send: SendRequest<H1Body>,
+    pub(crate) wire: Box<Wire>,
+    /// It has served requests before: the endpoint may close it at any moment.
+    pub(crate) is_kept: bool,
     owner: Rc<Connections>,
 }
 
@@ -44,43 +52,40 @@ impl Lent {
     /// Gives the connection back after a whole exchange.
     pub(crate) fn give_back(self) {
         let mut idle = self.owner.idle.borrow_mut();
-        if !self.owner.retired.get() && !self.send.is_closed() && idle.len() < IDLE_KEPT {
-            idle.push(Idle { send: self.send, since: Instant::now() });
+        if !self.owner.retired.get() && idle.len() < IDLE_KEPT {
+            idle.push(Idle { wire: self.wire, since: Instant::now() });
         }
     }
 }
 
 impl Connections {
-    pub(crate) fn new() -> Rc<Connections> {
-        Rc::new(Connections { idle: RefCell::default(), retired: Cell::new(false) })
-    }
-
-    pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Lent, LendError> {
-        while let Some(mut send) = self.newest() {
-            // A connection that is not ready now is being closed, or still ends its last exchange.
-            if send.is_ready()
-                || tokio::time::timeout(Duration::from_millis(10), send.ready()).await.is_ok_and(|r| r.is_ok())
-            {
-                return Ok(Lent { send, owner: self.clone() });
+    /// Lends an idle connection.
+    pub(crate) fn try_lend(self: &Rc<Self>) -> Option<Lent> {
+        loop {
+            let mut newest = self.idle.borrow_mut().pop()?;
+            if newest.is_quiet() {
+                return Some(Lent { wire: newest.wire, is_kept: true, owner: self.clone() });
             }
         }
-        self.lend_new(lend).await
     }
 
-    /// A connection that nobody used before, as an upgrade wants it.
+    /// Lends a connection that nobody used before.
     pub(crate) async fn lend_new(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Lent, LendError> {
-        let send = dial(lend).await?;
-        Ok(Lent { send, owner: self.clone() })
+        if lend.endpoint.is_cut() {
+            return Err(LendError::Connect);
+        }
+        let address = &lend.endpoint.address;
+        let stream = connect(address, lend.connect_limit).await.map_err(|error| {
+            debug!(%address, %error, "no connection to the endpoint");
+            LendError::Connect
+        })?;
+        let wire = Box::new(Wire::new(Socket::Plain(stream), b""));
+        Ok(Lent { wire, is_kept: false, owner: self.clone() })
     }
 
-    fn newest(&self) -> Option<SendRequest<H1Body>> {
-        let newest = self.idle.borrow_mut().pop()?;
-        if newest.since.elapsed() < IDLE_MAX {
-            return Some(newest.send);
-        }
-        // The ones below it are older still.
-        self.idle.borrow_mut().clear();
-        None
+    /// Closes what is too old, and what the endpoint has closed: nobody else looks at it.
+    pub(crate) fn sweep(&self) {
+        self.idle.borrow_mut().retain_mut(Idle::is_quiet);
     }
 
     /// Idle connections close now, the others after their exchange.
@@ -92,31 +97,4 @@ impl Connections {
     pub(crate) fn reopen(&self) {
         self.retired.set(false);
     }
-}
-
-async fn dial(lend: &Lend<'_>) -> Result<SendRequest<H1Body>, LendError> {
-    if lend.endpoint.is_cut() {
-        return Err(LendError::Connect);
-    }
-    let address = &lend.endpoint.address;
-    let stream = connect(address, lend.connect_limit).await.map_err(|error| {
-        debug!(%address, %error, "no connection to the endpoint");
-        LendError::Connect
-    })?;
-    let builder = http1::Builder::new();
-    let (send, connection) =
-        builder.handshake(TokioIo::new(KeepReading::new(stream))).await.map_err(|_| LendError::Connect)?;
-    let cut = lend.endpoint.until_cut();
-    lend.tasks.spawn_local(async move {
-        // A failure is told to the request that has the connection.
-        tokio::select! {
-            ended = connection.with_upgrades() => {
-                if let Err(error) = ended {
-                    debug!(%error, "the connection to the endpoint broke");
-                }
-            }
-            () = cut => {}
-        }
-    });
-    Ok(send)
 }

@@ -121,11 +121,8 @@ impl Connections {
         })
     }
 
-    /// Lends a stream: on an open connection with room, or on a new one.
+    /// Lends a stream as soon as there is one: on a connection that has room again, or on a new one.
     pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Slot, LendError> {
-        if let Some(slot) = self.try_lend() {
-            return Ok(slot);
-        }
         let asked = Instant::now();
         let wait = async {
             loop {
@@ -153,7 +150,8 @@ impl Connections {
         }
     }
 
-    fn try_lend(self: &Rc<Self>) -> Option<Slot> {
+    /// Lends a stream on an open connection.
+    pub(crate) fn try_lend(self: &Rc<Self>) -> Option<Slot> {
         let open = self.open.borrow();
         let connection = open.iter().find(|connection| connection.has_room())?;
         connection.streams.set(connection.streams.get() + 1);
@@ -218,7 +216,7 @@ async fn open(
 ) -> Result<(Rc<Connection>, impl Future<Output = ()> + use<>), std::io::Error> {
     let stream = connect(address, limit).await?;
     let watch = Rc::new(FrameWatch::default());
-    let (io, drainer) = gathered(stream, watch.clone());
+    let (io, drainer) = gathered(stream, Bytes::new(), watch.clone());
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

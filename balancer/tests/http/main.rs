@@ -9,6 +9,8 @@ mod huffman;
 
 mod back_pressure;
 mod drains;
+mod h17_interim;
+mod h1_connections;
 mod h1_framing;
 mod h2_last_frame;
 mod h3_early_response;

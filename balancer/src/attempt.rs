@@ -1,0 +1,254 @@
+//! One attempt of a request on one endpoint: from a lent stream to the response's head, and the
+//! body behind it. How is the protocol's matter: [`h1`], [`h2`].
+
+pub(crate) mod h1;
+mod h2;
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Response;
+use tidelock_core::retry::Failure;
+use tidelock_core::spec::{PoolSpec, Protocol};
+
+use crate::body::{Abort, Piece, Received};
+use crate::exchange::Exchange;
+use crate::lease::Lease;
+use crate::source::Source;
+use crate::timers::Idle;
+use crate::upload::Uploaded;
+use crate::upstream::{Endpoint, Lend};
+
+/// How an attempt ended that brought no response.
+pub(crate) enum Failed {
+    /// The endpoint's side; the body as far as it is left, for another attempt.
+    Endpoint(Failure, Source),
+    /// The client's side: nothing to try again.
+    Client(Abort),
+}
+
+/// A request as it goes to an endpoint.
+pub(crate) struct Attempt<'a> {
+    pub(crate) exchange: &'a Exchange,
+    pub(crate) endpoint: &'a Rc<Endpoint>,
+    pub(crate) pool: &'a PoolSpec,
+    pub(crate) interim: &'a Interim,
+}
+
+/// Interim responses (1xx) on their way to the client, who gets them before anything else (H17).
+#[derive(Debug, Default)]
+pub(crate) struct Interim(RefCell<Vec<Response<()>>>);
+
+impl Interim {
+    /// More than these are dropped: an endpoint may not fill the memory with them.
+    const MAX: usize = 16;
+
+    /// `100 Continue` is not passed on: the client who waits for it has had it from the balancer,
+    /// and the endpoint was not asked for one.
+    fn push(&self, response: Response<()>) {
+        let mut waiting = self.0.borrow_mut();
+        if response.status() != http::StatusCode::CONTINUE && waiting.len() < Interim::MAX {
+            waiting.push(response);
+        }
+    }
+
+    pub(crate) fn take(&self) -> Vec<Response<()>> {
+        self.0.take()
+    }
+}
+
+impl Attempt<'_> {
+    pub(crate) async fn run(&self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
+        match self.pool.protocol {
+            Protocol::H2c => self.h2(source, lease).await,
+            // Boxed so that requests to HTTP/2 endpoints, whose future would hold the larger one
+            // of the two, stay small: they are moved into their connection.
+            Protocol::Http1 => Box::pin(self.h1(source, lease)).await,
+        }
+    }
+
+    fn lend(&self) -> Lend<'_> {
+        Lend {
+            endpoint: self.endpoint,
+            connect_limit: self.pool.timeouts.connect_ms.duration(),
+            tasks: &self.exchange.worker.tasks,
+        }
+    }
+}
+
+enum Wait {
+    Client(Abort),
+    Endpoint(Failure),
+}
+
+/// A response's body on its way down, with all that it keeps alive: the lease, the connection's
+/// stream, and the upload that may still run.
+pub(crate) struct Proxied {
+    way: Way,
+    idle: Idle,
+    /// Released last: the endpoint counts the request until both directions have ended.
+    lease: Option<Lease>,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Running,
+    Whole,
+    Broken,
+}
+
+/// Where the body comes from.
+enum Way {
+    H1(Box<h1::Running>),
+    H2(h2::Running),
+    Gone,
+}
+
+impl Way {
+    fn is_end(&self) -> bool {
+        match self {
+            Way::H1(running) => running.is_end(),
+            Way::H2(running) => running.is_end(),
+            Way::Gone => true,
+        }
+    }
+
+    fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        match self {
+            Way::H1(running) => running.poll_piece(cx),
+            Way::H2(running) => running.poll_piece(cx),
+            Way::Gone => Poll::Ready(Piece::End),
+        }
+    }
+
+    /// Drives the upload; none when there is none any more. The bool says whether bytes moved.
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> (Poll<Uploaded>, bool) {
+        match self {
+            Way::H1(running) => running.poll_upload(cx),
+            Way::H2(running) => running.poll_upload(cx),
+            Way::Gone => (Poll::Pending, false),
+        }
+    }
+}
+
+impl Proxied {
+    fn new(way: Way, idle: Duration, lease: Lease) -> Proxied {
+        Proxied { way, idle: Idle::new(idle), lease: Some(lease), state: State::Running }
+    }
+
+    /// The response had no body: its head was its end.
+    pub(crate) fn ended_with_head(&mut self) {
+        self.whole();
+    }
+
+    /// Whether it is known now that nothing more comes.
+    pub(crate) fn is_end(&self) -> bool {
+        self.way.is_end()
+    }
+
+    /// Whether the request's body is still being sent.
+    pub(crate) fn is_uploading(&self) -> bool {
+        match &self.way {
+            Way::H1(running) => running.is_uploading(),
+            Way::H2(running) => running.is_uploading(),
+            Way::Gone => false,
+        }
+    }
+
+    /// What comes next; drives the upload too, so it must be polled while a piece is being sent.
+    pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        // The response comes first: one that is whole ends the upload, whose last frame then
+        // does not go out any more (H3).
+        let piece = self.way.poll_piece(cx);
+        let whole = match &piece {
+            Poll::Ready(Piece::Data(_)) => self.is_end(),
+            Poll::Ready(Piece::Trailers(_) | Piece::End) => true,
+            Poll::Ready(Piece::Aborted(_)) | Poll::Pending => false,
+        };
+        if whole {
+            self.whole();
+            return piece;
+        }
+        if let Poll::Ready(abort) = self.poll_upload(cx) {
+            return Poll::Ready(self.broken(abort));
+        }
+        match piece {
+            Poll::Ready(Piece::Aborted(abort)) => Poll::Ready(self.broken(abort)),
+            Poll::Ready(piece) => {
+                self.idle.moved();
+                Poll::Ready(piece)
+            }
+            Poll::Pending => match self.idle.poll(cx) {
+                Poll::Ready(()) => Poll::Ready(self.broken(Abort::Idle)),
+                Poll::Pending => Poll::Pending,
+            },
+        }
+    }
+
+    /// While the client takes nothing: drives the upload; ready when the client's side broke, or
+    /// nothing has moved for too long (H18).
+    pub(crate) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {
+        match self.poll_upload(cx) {
+            Poll::Ready(abort) => Poll::Ready(abort),
+            Poll::Pending => self.idle.poll(cx).map(|()| Abort::Idle),
+        }
+    }
+
+    fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {
+        let (polled, moved) = self.way.poll_upload(cx);
+        if moved {
+            self.idle.moved();
+        }
+        match polled {
+            Poll::Ready(Uploaded::Aborted(abort)) => Poll::Ready(abort),
+            Poll::Ready(Uploaded::Whole | Uploaded::Refused) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// The response is complete: nothing that happens later spoils it (H3).
+    fn whole(&mut self) {
+        if self.state == State::Running {
+            self.state = State::Whole;
+        }
+    }
+
+    fn broken(&mut self, abort: Abort) -> Piece {
+        self.state = State::Broken;
+        Piece::Aborted(abort)
+    }
+
+    /// Ends the exchange. What the client has not sent yet of its request is handed over, to be
+    /// read and dropped.
+    pub(crate) fn finish(mut self) -> Received {
+        self.end()
+    }
+
+    /// Waits for the endpoint's end of a response whose bytes the client has in full. Leaving it
+    /// to be cancelled would cost the endpoint a reset for each response.
+    pub(crate) async fn run_out(mut self) {
+        // Ends in the body's own time limit at the latest.
+        while let Piece::Data(_) = std::future::poll_fn(|cx| self.poll_piece(cx)).await {}
+    }
+
+    fn end(&mut self) -> Received {
+        let rest = match std::mem::replace(&mut self.way, Way::Gone) {
+            Way::H1(running) => running.finish(self.state == State::Whole),
+            Way::H2(running) => running.finish(),
+            Way::Gone => Received::Empty,
+        };
+        self.lease = None;
+        rest
+    }
+}
+
+impl Drop for Proxied {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// A response is moved a few times on its way; this keeps the moves small.
+const _: () = assert!(size_of::<Proxied>() <= 256);

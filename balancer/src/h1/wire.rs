@@ -1,0 +1,125 @@
+//! A socket with what was read from it and is not used yet, and what waits to be written.
+//! Buffers come and go: a connection that waits for its peer holds none.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio_util::io::poll_read_buf;
+
+use crate::outbox::{COPY_MAX, GATHER_MAX, Outbox};
+use crate::socket::Socket;
+
+/// What a read takes at first: a head and a small body.
+const READ_MIN: usize = 8 * 1024;
+/// What it takes when reads keep being filled.
+const READ_MAX: usize = 128 * 1024;
+
+#[derive(Debug)]
+pub(crate) struct Wire {
+    socket: Socket,
+    pub(crate) input: BytesMut,
+    read_size: usize,
+    outbox: Outbox,
+    /// A large piece, which leaves behind the outbox without a copy, and the end of its chunk.
+    large: Bytes,
+    tail: &'static [u8],
+}
+
+impl Wire {
+    /// `first` was read from the socket already.
+    pub(crate) fn new(socket: Socket, first: &[u8]) -> Wire {
+        Wire {
+            socket,
+            input: BytesMut::from(first),
+            read_size: READ_MIN,
+            outbox: Outbox::default(),
+            large: Bytes::new(),
+            tail: b"",
+        }
+    }
+
+    /// Reads more into `input`; 0 bytes are the peer's end.
+    pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if self.input.is_empty() && self.socket.poll_read_ready(cx)?.is_pending() {
+            self.input = BytesMut::new();
+            self.read_size = READ_MIN;
+            return Poll::Pending;
+        }
+        if self.input.capacity() - self.input.len() < READ_MIN / 4 {
+            self.input.reserve(self.read_size);
+        }
+        let room = self.input.capacity() - self.input.len();
+        let read = poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input);
+        match &read {
+            Poll::Ready(Ok(n)) if *n == room => self.read_size = (self.read_size * 2).min(READ_MAX),
+            Poll::Pending if self.input.is_empty() => self.input = BytesMut::new(),
+            _ => {}
+        }
+        read
+    }
+
+    /// Where a head or a small piece is written; only when there is room.
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
+        debug_assert!(self.large.is_empty(), "nothing may overtake the large piece");
+        self.outbox.buffer()
+    }
+
+    /// Puts a piece of a body behind what is there, with `tail` after it.
+    pub(crate) fn push(&mut self, data: Bytes, tail: &'static [u8]) {
+        if data.len() <= COPY_MAX {
+            let buffer = self.buffer();
+            buffer.extend_from_slice(&data);
+            buffer.extend_from_slice(tail);
+        } else {
+            debug_assert!(self.large.is_empty(), "there is room for one large piece");
+            (self.large, self.tail) = (data, tail);
+        }
+    }
+
+    /// Whether more may be put in before it is written.
+    pub(crate) fn has_room(&self) -> bool {
+        self.large.is_empty() && self.outbox.len() < GATHER_MAX
+    }
+
+    /// Writes all; ready too when the peer takes no more, which `is_broken` tells.
+    pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while !self.large.is_empty() {
+            let bufs = [IoSlice::new(&self.large), IoSlice::new(self.tail)];
+            let n = ready!(self.outbox.poll_write_behind(&mut self.socket, cx, &bufs));
+            match n.checked_sub(self.large.len()) {
+                None => self.large.advance(n),
+                Some(of_tail) => {
+                    self.large = Bytes::new();
+                    let rest = &std::mem::take(&mut self.tail)[of_tail..];
+                    if !rest.is_empty() {
+                        self.outbox.buffer().extend_from_slice(rest);
+                    }
+                }
+            }
+        }
+        self.outbox.poll_drain(&mut self.socket, cx)
+    }
+
+    pub(crate) fn is_drained(&self) -> bool {
+        self.large.is_empty() && self.outbox.len() == 0
+    }
+
+    /// A write has failed: the peer takes no more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.outbox.is_broken()
+    }
+
+    /// Makes the connection's end a reset, which no peer takes for the end of a body.
+    pub(crate) fn reset(&mut self) {
+        self.socket.reset_on_close();
+    }
+
+    /// Ends the writing side.
+    pub(crate) fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx));
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
+}
