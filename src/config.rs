@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tidelock_core::id::Name;
 use tidelock_core::spec::Address;
 
@@ -38,6 +39,8 @@ pub(crate) struct Config {
     /// At least one, no two of them on one address.
     pub listeners: Vec<Listener>,
     pub access_log: AccessLog,
+    /// Peers whose `x-forwarded-*` fields are believed. Default: none.
+    pub trusted: Vec<IpNet>,
     pub drain: Drain,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -82,6 +85,15 @@ pub(crate) struct Admin {
 pub(crate) struct Listener {
     pub address: SocketAddr,
     pub tls: Option<ListenerTls>,
+    /// Each connection begins with the PROXY protocol. Default: off.
+    pub proxy_protocol: ProxyProtocol,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ProxyProtocol {
+    Off,
+    /// Version 1 or 2; a connection without it is closed.
+    Required,
 }
 
 /// Files that were good when they were read: the key belongs to the first certificate.

@@ -167,6 +167,7 @@ fn balancer_config(config: &Config) -> tidelock_balancer::Config {
             .tls
             .as_ref()
             .map(|tls| tidelock_balancer::TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }),
+        proxy_protocol: listener.proxy_protocol == config::ProxyProtocol::Required,
     });
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     tidelock_balancer::Config {
@@ -189,6 +190,7 @@ fn balancer_config(config: &Config) -> tidelock_balancer::Config {
             body_hold_back: timeouts.body_hold_back,
         },
         access_log: matches!(config.access_log, config::AccessLog::Json),
+        trusted: config.trusted.clone(),
     }
 }
 

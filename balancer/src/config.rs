@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Threads, each with a runtime, listeners and upstream connections of its own.
@@ -14,12 +16,18 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Write an access event for each request to standard output, as JSON.
     pub access_log: bool,
+    /// Peers whose word is taken for who the client is (`x-forwarded-*`). From all others such
+    /// fields are replaced.
+    pub trusted: Vec<IpNet>,
 }
 
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
     pub address: SocketAddr,
     pub tls: Option<TlsFiles>,
+    /// Every connection begins with the PROXY protocol, version 1 or 2, which names the client.
+    /// One that does not is closed.
+    pub proxy_protocol: bool,
 }
 
 /// PEM files.

@@ -3,7 +3,9 @@
 mod detect;
 mod h1;
 mod h2;
+mod preamble;
 
+use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,11 +22,30 @@ use crate::worker::Worker;
 use detect::{Detected, detect};
 
 /// Serves one accepted connection to its end.
-pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, tls: Option<Arc<TlsAcceptor>>) {
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    tls: Option<Arc<TlsAcceptor>>,
+    proxy_protocol: bool,
+) {
     // The future of a connection lives as long as the connection: what only its beginning needs
     // is in a box that goes with it.
-    let Some((socket, first, is_h2)) = Box::pin(begin(&worker, stream, peer, tls)).await else { return };
-    let client = Rc::new(Client::new(peer.ip(), matches!(socket, Socket::Tls(_))));
+    let begun = {
+        let begin = Box::pin(begin(stream, peer, tls, proxy_protocol));
+        tokio::time::timeout(worker.config.timeouts.handshake, begin).await
+    };
+    let Begun { socket, first, is_h2, client } = match begun {
+        Ok(Ok(Some(begun))) => begun,
+        Ok(Ok(None)) => return,
+        Ok(Err(error)) => {
+            debug!(%peer, %error, "a connection did not begin well");
+            return worker.counters.handshakes_failed.add();
+        }
+        Err(_) => return worker.counters.handshakes_failed.add(),
+    };
+    let is_trusted = worker.config.trusted.iter().any(|range| range.contains(&client.ip().to_canonical()));
+    let client = Rc::new(Client::new(client.ip(), matches!(socket, Socket::Tls(_)), is_trusted));
     if is_h2 {
         Box::pin(h2::serve(worker, socket, first, client)).await;
     } else {
@@ -32,39 +53,32 @@ pub(crate) async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAdd
     }
 }
 
-/// Finds out what is spoken: the socket, what was read from it already, and whether it is HTTP/2.
+struct Begun {
+    socket: Socket,
+    /// What was read from the socket already.
+    first: Bytes,
+    is_h2: bool,
+    client: SocketAddr,
+}
+
+/// Finds out whose connection it is and what is spoken; none when it was closed without a byte.
 async fn begin(
-    worker: &Worker,
     mut stream: TcpStream,
     peer: SocketAddr,
     tls: Option<Arc<TlsAcceptor>>,
-) -> Option<(Socket, Bytes, bool)> {
-    let limit = worker.config.timeouts.handshake;
+    proxy_protocol: bool,
+) -> io::Result<Option<Begun>> {
+    let client = if proxy_protocol { preamble::read(&mut stream, peer).await? } else { peer };
     let Some(acceptor) = tls else {
-        return match tokio::time::timeout(limit, detect(&mut stream)).await {
-            Ok(Ok(Detected::H2(first))) => Some((Socket::Plain(stream), first, true)),
-            Ok(Ok(Detected::H1(first))) => Some((Socket::Plain(stream), first, false)),
-            Ok(Ok(Detected::Closed)) => None,
-            Ok(Err(_)) | Err(_) => {
-                worker.counters.handshakes_failed.add();
-                None
-            }
+        let (first, is_h2) = match detect(&mut stream).await? {
+            Detected::H1(first) => (first, false),
+            Detected::H2(first) => (first, true),
+            Detected::Closed => return Ok(None),
         };
+        return Ok(Some(Begun { socket: Socket::Plain(stream), first, is_h2, client }));
     };
-    match tokio::time::timeout(limit, acceptor.accept(stream)).await {
-        Ok(Ok(io)) => {
-            // The protocol is what ALPN agreed on (RFC 7301); without ALPN it is HTTP/1.1.
-            let is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
-            Some((Socket::Tls(Box::new(io.into())), Bytes::new(), is_h2))
-        }
-        Ok(Err(error)) => {
-            debug!(%peer, %error, "the TLS handshake failed");
-            worker.counters.handshakes_failed.add();
-            None
-        }
-        Err(_) => {
-            worker.counters.handshakes_failed.add();
-            None
-        }
-    }
+    let io = acceptor.accept(stream).await?;
+    // The protocol is what ALPN agreed on (RFC 7301); without ALPN it is HTTP/1.1.
+    let is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
+    Ok(Some(Begun { socket: Socket::Tls(Box::new(io.into())), first: Bytes::new(), is_h2, client }))
 }

@@ -64,12 +64,17 @@ impl Exchange {
             if head.method == Method::CONNECT {
                 return Err(Reason::NoConnect);
             }
+            if matches!(head.method, Method::TRACE | Method::OPTIONS) && !headers::may_forward(&mut head.headers)? {
+                return Err(Reason::LastHop);
+            }
             if head.headers.len() > limits.max_header_count {
                 return Err(Reason::HeadersTooLarge);
             }
             let length = headers::content_length(&head.headers)?;
             let host = headers::host(&head)?;
             let path = match head.uri.path_and_query() {
+                // The server as a whole, which only OPTIONS may ask about (RFC 9112 section 3.2.4).
+                Some(path) if path.as_str() == "*" && head.method != Method::OPTIONS => return Err(Reason::BadRequest),
                 // Absolute form without a path means the root (RFC 9112 section 3.2.1).
                 Some(path) if !path.as_str().is_empty() => path.clone(),
                 _ => PathAndQuery::from_static("/"),
@@ -79,10 +84,12 @@ impl Exchange {
             }
             access.host(&host);
             let view = worker.view();
-            let route = view.table.route(&host.name(), path.path()).cloned().map_err(|none| match none {
-                NoRoute::Host => Reason::UnknownHost,
-                NoRoute::Path => Reason::NoRoute,
-            })?;
+            let route = view.table.route(&host.name(), if path == "*" { "/" } else { path.path() }).cloned().map_err(
+                |none| match none {
+                    NoRoute::Host => Reason::UnknownHost,
+                    NoRoute::Path => Reason::NoRoute,
+                },
+            )?;
             Ok((host, path, length, view, route))
         })();
         let (host, path, length, view, route) = match checked {
@@ -90,8 +97,8 @@ impl Exchange {
             Err(reason) => return Err((access, reason)),
         };
         access.route(&view, &route);
-        headers::strip_hop_by_hop(&mut head.headers);
-        headers::forward(&mut head.headers, client, &host, &mut || worker.random());
+        headers::strip_hop_by_hop(&mut head.headers, head.version);
+        headers::forward(&mut head.headers, client, &host, head.version, &mut || worker.random());
         Ok(Box::new(Exchange {
             worker: worker.clone(),
             client: client.clone(),
@@ -197,8 +204,9 @@ impl Exchange {
             _ => {}
         }
         self.access.head(response.status());
+        let version = response.version();
         let fields = response.headers_mut();
-        headers::strip_hop_by_hop(fields);
+        headers::strip_hop_by_hop(fields, version);
         if let Some(pin) = choice.pin
             && let Some(cookie) = self.set_cookie(pin)
         {

@@ -14,6 +14,7 @@ use crate::respond::Reason;
 static X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -24,15 +25,18 @@ static PROXY: HeaderName = HeaderName::from_static("proxy");
 pub(crate) struct Client {
     pub(crate) address: IpAddr,
     pub(crate) tls: bool,
+    /// It is a proxy whose own word on its clients is taken.
+    is_trusted: bool,
     forwarded_for: HeaderValue,
     proto: HeaderValue,
 }
 
 impl Client {
-    pub(crate) fn new(address: IpAddr, tls: bool) -> Client {
+    pub(crate) fn new(address: IpAddr, tls: bool, is_trusted: bool) -> Client {
         let address = address.to_canonical();
         let forwarded_for = HeaderValue::try_from(address.to_string()).expect("an IP address is visible ASCII");
-        Client { address, tls, forwarded_for, proto: HeaderValue::from_static(if tls { "https" } else { "http" }) }
+        let proto = HeaderValue::from_static(if tls { "https" } else { "http" });
+        Client { address, tls, is_trusted, forwarded_for, proto }
     }
 }
 
@@ -117,6 +121,19 @@ pub(crate) fn content_length(headers: &HeaderMap) -> Result<Option<u64>, Reason>
     }
 }
 
+/// Whether a TRACE or OPTIONS may go on, by Max-Forwards, which is counted down (RFC 9110 section
+/// 7.6.2).
+pub(crate) fn may_forward(headers: &mut HeaderMap) -> Result<bool, Reason> {
+    let Some(value) = headers.get(header::MAX_FORWARDS) else { return Ok(true) };
+    let digits = value.to_str().ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()));
+    let left: u64 = digits.and_then(|text| text.parse().ok()).ok_or(Reason::BadRequest)?;
+    if left == 0 {
+        return Ok(false);
+    }
+    headers.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1));
+    Ok(true)
+}
+
 /// Whether the request asks to become a WebSocket (RFC 6455 section 4.1).
 pub(crate) fn is_websocket(head: &Parts) -> bool {
     let token = |name: HeaderName, token: &str| {
@@ -131,8 +148,13 @@ pub(crate) fn is_websocket(head: &Parts) -> bool {
         && token(header::CONNECTION, "upgrade")
 }
 
-/// Takes out what is meant for one connection only, and what `Connection` names.
-pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
+/// Takes out what is meant for one connection only, and what `Connection` names (H16).
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, version: Version) {
+    headers.remove(&PROXY);
+    if version == Version::HTTP_2 {
+        // All others are malformed there, and the library has refused them (RFC 9113 section 8.2.2).
+        return;
+    }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(header::CONNECTION)
@@ -148,7 +170,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
         }
         headers.remove(header::CONNECTION);
     }
-    for name in [&header::TRANSFER_ENCODING, &header::UPGRADE, &KEEP_ALIVE, &PROXY_CONNECTION, &PROXY] {
+    for name in [&header::TRANSFER_ENCODING, &header::UPGRADE, &KEEP_ALIVE, &PROXY_CONNECTION] {
         headers.remove(name);
     }
     if headers.get(header::TE).is_some_and(|te| te != "trailers") {
@@ -156,16 +178,58 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// Tells the endpoint of the client. What the client itself claimed is replaced: nobody has said
-/// yet whom to trust.
-pub(crate) fn forward(headers: &mut HeaderMap, client: &Client, host: &Host, random: &mut impl FnMut() -> u64) {
-    headers.insert(X_FORWARDED_FOR.clone(), client.forwarded_for.clone());
-    headers.insert(X_FORWARDED_PROTO.clone(), client.proto.clone());
-    if let Ok(value) = HeaderValue::from_str(host.authority.as_str()) {
+/// Tells the endpoint of the client (H10). What a client claims of itself is replaced; what a
+/// trusted proxy says of its client is kept, with the proxy's own address behind it.
+pub(crate) fn forward(
+    headers: &mut HeaderMap,
+    client: &Client,
+    host: &Host,
+    version: Version,
+    random: &mut impl FnMut() -> u64,
+) {
+    headers.reserve(6);
+    let said = |name: &HeaderName| client.is_trusted && headers.contains_key(name);
+    let (has_proto, has_host, has_port) = (said(&X_FORWARDED_PROTO), said(&X_FORWARDED_HOST), said(&X_FORWARDED_PORT));
+    if !has_proto {
+        headers.insert(X_FORWARDED_PROTO.clone(), client.proto.clone());
+    }
+    if !has_host && let Ok(value) = HeaderValue::from_str(host.authority.as_str()) {
         headers.insert(X_FORWARDED_HOST.clone(), value);
     }
+    // Who says nothing of the port means the one that goes with what he says.
+    if !has_port && !has_host {
+        headers.insert(X_FORWARDED_PORT.clone(), port(host, client.tls));
+    }
+    let behind_proxy =
+        if client.is_trusted { joined(headers, &X_FORWARDED_FOR, client.forwarded_for.as_bytes()) } else { None };
+    headers.insert(X_FORWARDED_FOR.clone(), behind_proxy.unwrap_or_else(|| client.forwarded_for.clone()));
+    // The same claim in the words of RFC 7239: nobody checks it, so nobody may believe it.
+    if !client.is_trusted {
+        headers.remove(header::FORWARDED);
+    }
+    let via = HeaderValue::from_static(if version == Version::HTTP_2 { "2.0 tidelock" } else { "1.1 tidelock" });
+    let via = joined(headers, &header::VIA, via.as_bytes()).unwrap_or(via);
+    headers.insert(header::VIA, via);
     if !headers.contains_key(&X_REQUEST_ID) {
         headers.insert(X_REQUEST_ID.clone(), request_id(random(), random()));
+    }
+}
+
+/// All values of a list field and `last` behind them; none when the field is not there.
+fn joined(headers: &HeaderMap, name: &HeaderName, last: &[u8]) -> Option<HeaderValue> {
+    let mut values: Vec<&[u8]> = headers.get_all(name).into_iter().map(HeaderValue::as_bytes).collect();
+    if values.is_empty() {
+        return None;
+    }
+    values.push(last);
+    HeaderValue::from_bytes(&values.join(&b", "[..])).ok()
+}
+
+/// The port that the client asked for.
+fn port(host: &Host, tls: bool) -> HeaderValue {
+    match host.authority.port_u16() {
+        Some(port) => HeaderValue::from(port),
+        None => HeaderValue::from_static(if tls { "443" } else { "80" }),
     }
 }
 
@@ -236,8 +300,67 @@ mod tests {
         ] {
             headers.append(HeaderName::from_static(name), HeaderValue::from_static(value));
         }
-        strip_hop_by_hop(&mut headers);
-        let left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        strip_hop_by_hop(&mut headers, Version::HTTP_11);
+        let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
         assert_eq!(left, ["host", "x-kept"]);
+    }
+
+    fn forwarded(given: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in given {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        let client = Client::new("192.0.2.7".parse().unwrap(), true, trusted);
+        let host = Host { authority: Authority::from_static("app.test") };
+        forward(&mut headers, &client, &host, Version::HTTP_11, &mut || 7);
+        headers
+    }
+
+    #[test]
+    fn what_a_client_claims_of_itself_is_replaced() {
+        let claims = [
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "evil.test"),
+            ("x-forwarded-port", "1"),
+            ("forwarded", "for=10.0.0.1"),
+        ];
+        let headers = forwarded(&claims, false);
+        let value = |name: &str| headers.get_all(name).into_iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(value("x-forwarded-for"), ["192.0.2.7"]);
+        assert_eq!((value("x-forwarded-proto"), value("x-forwarded-host")), (vec!["https"], vec!["app.test"]));
+        assert_eq!((value("x-forwarded-port"), value("forwarded")), (vec!["443"], vec![]));
+        assert_eq!((value("via"), value("x-request-id").len()), (vec!["1.1 tidelock"], 1));
+    }
+
+    #[test]
+    fn what_a_trusted_proxy_says_is_kept_and_its_address_added() {
+        let says = [
+            ("x-forwarded-for", "198.51.100.1"),
+            ("x-forwarded-for", "10.9.9.9"),
+            ("x-forwarded-proto", "http"),
+            ("x-forwarded-host", "shop.test"),
+            ("forwarded", "for=198.51.100.1"),
+            ("via", "1.0 edge"),
+        ];
+        let headers = forwarded(&says, true);
+        let value = |name: &str| headers.get_all(name).into_iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
+        assert_eq!(value("x-forwarded-for"), ["198.51.100.1, 10.9.9.9, 192.0.2.7"]);
+        assert_eq!((value("x-forwarded-proto"), value("x-forwarded-host")), (vec!["http"], vec!["shop.test"]));
+        assert_eq!((value("x-forwarded-port"), value("forwarded")), (vec![], vec!["for=198.51.100.1"]));
+        assert_eq!(value("via"), ["1.0 edge, 1.1 tidelock"]);
+    }
+
+    #[test]
+    fn max_forwards_is_counted_down() {
+        let after = |value: &'static str| {
+            let mut headers = HeaderMap::from_iter([(header::MAX_FORWARDS, HeaderValue::from_static(value))]);
+            may_forward(&mut headers).map(|may| (may, headers[header::MAX_FORWARDS].to_str().unwrap().to_owned()))
+        };
+        assert_eq!(after("1"), Ok((true, "0".into())));
+        assert_eq!(after("0"), Ok((false, "0".into())));
+        assert_eq!(after("-1"), Err(Reason::BadRequest));
+        assert_eq!(may_forward(&mut HeaderMap::new()), Ok(true));
     }
 }

@@ -101,7 +101,8 @@ impl Balancer {
             let bound = listener::bind(address, count).map_err(|source| StartError::Bind { address, source })?;
             addresses.extend(bound.first().and_then(|socket| socket.local_addr().ok()));
             for (worker, socket) in sockets.iter_mut().zip(bound) {
-                worker.push(Listener { socket, tls: tls.clone(), open: open.clone() });
+                let (tls, open) = (tls.clone(), open.clone());
+                worker.push(Listener { socket, tls, proxy_protocol: listener.proxy_protocol, open });
             }
         }
         let log = config.access_log.then(AccessLog::start).transpose().map_err(StartError::Thread)?;

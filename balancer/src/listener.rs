@@ -45,6 +45,7 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdLis
 pub(crate) struct Listener {
     pub(crate) socket: StdListener,
     pub(crate) tls: Option<Arc<TlsAcceptor>>,
+    pub(crate) proxy_protocol: bool,
     /// Open connections of the node.
     pub(crate) open: Arc<AtomicUsize>,
 }
@@ -79,9 +80,9 @@ impl Listener {
             return;
         }
         let _ = stream.set_nodelay(true);
-        let (worker, tls) = (worker.clone(), self.tls.clone());
+        let (worker, tls, proxy_protocol) = (worker.clone(), self.tls.clone(), self.proxy_protocol);
         connections.spawn_local(async move {
-            downstream::serve(worker, stream, peer, tls).await;
+            downstream::serve(worker, stream, peer, tls, proxy_protocol).await;
             drop(guard);
         });
     }

@@ -2,7 +2,7 @@
 //! becomes a status, a short text for people and `tidelock-reason` for programs here.
 
 use bytes::Bytes;
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 /// Why the balancer answers itself.
@@ -18,6 +18,8 @@ pub(crate) enum Reason {
     TargetTooLong,
     HeadersTooLarge,
     NoConnect,
+    /// TRACE or OPTIONS with Max-Forwards 0: it is about this balancer, which has nothing to tell.
+    LastHop,
     /// The pool has no endpoint that may be used.
     NoEndpoint,
     /// The endpoint could not be reached.
@@ -59,6 +61,11 @@ impl Reason {
                 "The request's header fields are too large or too many.",
             ),
             Reason::NoConnect => (StatusCode::NOT_IMPLEMENTED, "no-connect", "This balancer is no tunnel."),
+            Reason::LastHop => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                "last-hop",
+                "Max-Forwards ends the request here; the balancer answers none.",
+            ),
             Reason::NoEndpoint => {
                 (StatusCode::SERVICE_UNAVAILABLE, "no-endpoint", "No endpoint of the pool may be used now.")
             }
@@ -86,6 +93,10 @@ pub(crate) fn respond(reason: Reason) -> Response<Bytes> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(REASON.clone(), HeaderValue::from_static(code));
+    if status == StatusCode::METHOD_NOT_ALLOWED {
+        // No method is answered by the balancer itself (RFC 9110 section 15.5.6).
+        headers.insert(ALLOW, HeaderValue::from_static(""));
+    }
     if status == StatusCode::SERVICE_UNAVAILABLE {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }

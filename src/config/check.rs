@@ -46,6 +46,7 @@ pub(super) fn check(draft: Draft, problems: &mut Problems) -> Option<Config> {
         admin: admin?,
         listeners: listeners.into_iter().collect::<Option<_>>()?,
         access_log: draft.access_log,
+        trusted: draft.trusted,
         drain: draft.drain,
         limits: draft.limits,
         timeouts: draft.timeouts,
@@ -186,7 +187,7 @@ fn listener(draft: ListenerDraft, problems: &mut Problems) -> Option<Listener> {
         Some(tls) => tls,
         None => None,
     };
-    Some(Listener { address: draft.address?.value, tls })
+    Some(Listener { address: draft.address?.value, tls, proxy_protocol: draft.proxy_protocol })
 }
 
 fn listener_tls(draft: TlsDraft, path: &str, problems: &mut Problems) -> Option<ListenerTls> {

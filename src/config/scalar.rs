@@ -1,13 +1,14 @@
 //! The kinds of single values, from TOML and from text (environment and flags are text).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use tidelock_core::id::Name;
 use tidelock_core::spec::Address;
 use toml::de::DeValue;
 
-use super::AccessLog;
+use super::{AccessLog, ProxyProtocol};
 
 pub(super) trait Scalar: Sized {
     /// Completes "expected ...".
@@ -116,5 +117,27 @@ impl Scalar for AccessLog {
             "off" => Ok(AccessLog::Off),
             other => Err(format!("expected {}, found {other:?}", Self::EXPECTED)),
         }
+    }
+}
+
+impl Scalar for ProxyProtocol {
+    const EXPECTED: &'static str = "\"off\" or \"required\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "off" => Ok(ProxyProtocol::Off),
+            "required" => Ok(ProxyProtocol::Required),
+            other => Err(format!("expected {}, found {other:?}", Self::EXPECTED)),
+        }
+    }
+}
+
+impl Scalar for IpNet {
+    const EXPECTED: &'static str = "a range of IP addresses";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        // One address is a range of one.
+        let range = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+        range.map_err(|_| format!("{text:?} is not a range of IP addresses: write 10.0.0.0/8, fd00::/8 or 192.0.2.7"))
     }
 }

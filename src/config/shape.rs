@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use tidelock_core::id::Name;
 use tidelock_core::spec::Address;
 
@@ -13,7 +14,7 @@ use super::initial::{self, InitialDraft};
 use super::layers::{Found, Layers, Located, Section};
 use super::limits::{self, Limits, Timeouts};
 use super::problem::Source;
-use super::{AccessLog, Drain};
+use super::{AccessLog, Drain, ProxyProtocol};
 
 pub(super) struct Draft {
     pub(super) node: NodeDraft,
@@ -21,6 +22,7 @@ pub(super) struct Draft {
     pub(super) admin: AdminDraft,
     pub(super) listeners: Vec<ListenerDraft>,
     pub(super) access_log: AccessLog,
+    pub(super) trusted: Vec<IpNet>,
     pub(super) drain: Drain,
     pub(super) drain_source: Source,
     pub(super) limits: Limits,
@@ -57,6 +59,7 @@ pub(super) struct ListenerDraft {
     pub(super) path: String,
     pub(super) address: Option<Located<SocketAddr>>,
     pub(super) tls: Option<TlsDraft>,
+    pub(super) proxy_protocol: ProxyProtocol,
 }
 
 pub(super) struct TlsDraft {
@@ -75,6 +78,7 @@ pub(super) fn shape(layers: &Layers<'_>) -> Draft {
         admin: admin(root.section("admin")),
         listeners: listeners(&root),
         access_log: access_log(root.section("access_log")),
+        trusted: trusted(root.section("forwarded")),
         drain_source: drain.source.clone(),
         drain: Drain {
             settle: drain.millis("settle_ms", 0..=3_600_000, 5_000),
@@ -144,7 +148,8 @@ fn admin(section: Section<'_>) -> AdminDraft {
 fn listeners(root: &Section<'_>) -> Vec<ListenerDraft> {
     let Some(sections) = root.sections("listeners") else {
         let everywhere = Located { value: SocketAddr::from(([0, 0, 0, 0], 8080)), source: Source::Default };
-        return vec![ListenerDraft { path: "listeners".into(), address: Some(everywhere), tls: None }];
+        let (path, proxy_protocol) = ("listeners".into(), ProxyProtocol::Off);
+        return vec![ListenerDraft { path, address: Some(everywhere), tls: None, proxy_protocol }];
     };
     sections.into_iter().map(listener).collect()
 }
@@ -158,9 +163,21 @@ fn listener(section: Section<'_>) -> ListenerDraft {
         draft
     });
     let address = section.scalar("address");
-    let draft = ListenerDraft { path: section.path().to_owned(), address: section.required("address", address), tls };
+    let proxy_protocol = section.scalar("proxy_protocol").or(ProxyProtocol::Off);
+    let draft = ListenerDraft {
+        path: section.path().to_owned(),
+        address: section.required("address", address),
+        tls,
+        proxy_protocol: proxy_protocol.map_or(ProxyProtocol::Off, |given| given.value),
+    };
     section.finish();
     draft
+}
+
+fn trusted(section: Section<'_>) -> Vec<IpNet> {
+    let ranges = section.list("trusted").value();
+    section.finish();
+    ranges.map_or(Vec::new(), |ranges| ranges.value.into_iter().map(|range| range.value).collect())
 }
 
 fn access_log(section: Section<'_>) -> AccessLog {

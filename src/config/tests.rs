@@ -98,6 +98,9 @@ token_file = "token"
 address = "0.0.0.0:8080"
 [[listeners]]
 address = "[::1]:0"
+proxy_protocol = "required"
+[forwarded]
+trusted = ["10.0.0.0/8", "192.0.2.7"]
 [access_log]
 format = "off"
 [drain]
@@ -124,6 +127,9 @@ spec = { pool = "app", affinity = { kind = "header", name = "x-user" }, expose =
     assert_eq!(token.bytes(), b"0123456789abcdef");
     assert_eq!(format!("{:?}", token), "Secret(16 bytes)");
     assert_eq!(config.access_log, AccessLog::Off);
+    let proxies: Vec<ProxyProtocol> = config.listeners.iter().map(|listener| listener.proxy_protocol).collect();
+    assert_eq!(proxies, [ProxyProtocol::Off, ProxyProtocol::Required]);
+    assert_eq!(config.trusted, ["10.0.0.0/8".parse().unwrap(), "192.0.2.7/32".parse().unwrap()]);
     assert_eq!(config.limits.max_header_bytes, 32_768);
     assert_eq!(config.timeouts.body_hold_back, Duration::ZERO);
     assert_eq!(config.initial.commands.len(), 3);
@@ -165,6 +171,9 @@ retry_body_bytes = -1
 
 [timeout]
 handshake_ms = 1
+
+[forwarded]
+trusted = ["10.0.0.0/33"]
 "#;
     assert_lines(
         &folder.problems(text, &[], Flags::default()),
@@ -187,6 +196,7 @@ handshake_ms = 1
             "DIR/t.toml:29: limits.max_path_bytes: 1 is out of range: use 256 to 1048576",
             "DIR/t.toml:30: limits.retry_body_bytes: expected a whole number, not negative, found -1",
             "DIR/t.toml:32: timeout: unknown field, did you mean timeouts?",
+            "DIR/t.toml:36: forwarded.trusted: \"10.0.0.0/33\" is not a range of IP addresses: write 10.0.0.0/8, fd00::/8 or 192.0.2.7",
         ],
     );
 }

@@ -34,10 +34,11 @@ pub(crate) fn name(text: &str) -> Name {
 pub(crate) fn config() -> Config {
     Config {
         workers: 1,
-        listeners: vec![ListenerConfig { address: "127.0.0.1:0".parse().unwrap(), tls: None }],
+        listeners: vec![ListenerConfig { address: "127.0.0.1:0".parse().unwrap(), tls: None, proxy_protocol: false }],
         limits: Limits::default(),
         timeouts: Timeouts { body_hold_back: HOLD_BACK, early_response_drain: DRAIN, ..Timeouts::default() },
         access_log: false,
+        trusted: Vec::new(),
     }
 }
 

@@ -33,8 +33,11 @@ async fn with_tls() -> (Fleet, Endpoint, CertificateDer<'static>) {
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let authority = CertificateDer::from_pem_slice(made.cert.pem().as_bytes()).unwrap();
     let mut config = config();
-    config.listeners =
-        vec![ListenerConfig { address: "127.0.0.1:0".parse().unwrap(), tls: Some(TlsFiles { certificate, key }) }];
+    config.listeners = vec![ListenerConfig {
+        address: "127.0.0.1:0".parse().unwrap(),
+        tls: Some(TlsFiles { certificate, key }),
+        proxy_protocol: false,
+    }];
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
     (fleet, endpoint, authority)
