@@ -4,10 +4,10 @@
 use std::borrow::Cow;
 use std::net::IpAddr;
 
+use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use http::{Method, Version};
 
 use crate::respond::Reason;
 
@@ -132,20 +132,6 @@ pub(crate) fn may_forward(headers: &mut HeaderMap) -> Result<bool, Reason> {
     }
     headers.insert(header::MAX_FORWARDS, HeaderValue::from(left - 1));
     Ok(true)
-}
-
-/// Whether the request asks to become a WebSocket (RFC 6455 section 4.1).
-pub(crate) fn is_websocket(head: &Parts) -> bool {
-    let token = |name: HeaderName, token: &str| {
-        head.headers.get_all(name).into_iter().any(|value| {
-            value.to_str().is_ok_and(|list| list.split(',').any(|item| item.trim().eq_ignore_ascii_case(token)))
-        })
-    };
-    head.method == Method::GET
-        && head.version == Version::HTTP_11
-        && head.headers.contains_key(header::UPGRADE)
-        && token(header::UPGRADE, "websocket")
-        && token(header::CONNECTION, "upgrade")
 }
 
 /// Takes out what is meant for one connection only, and what `Connection` names (H16).

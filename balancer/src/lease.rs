@@ -121,6 +121,11 @@ impl Lease {
         None
     }
 
+    /// Whether the endpoint takes no new sessions: it is on its way out.
+    pub(crate) fn is_leaving(&self) -> bool {
+        !self.state.admits(self.worker, false)
+    }
+
     /// Counts the request as a WebSocket too.
     pub(crate) fn into_websocket(mut self) -> Lease {
         if !self.websocket {

@@ -17,8 +17,9 @@ use crate::websocket::Tunnel;
 #[allow(clippy::large_enum_variant, reason = "nearly every one is a response")]
 pub(crate) enum Outbound {
     Response(Response<OutBody>, Access),
-    /// The endpoint has changed its protocol; the connection is the tunnel's from here on.
-    Switch(Response<()>, Access, Box<Tunnel>),
+    /// The endpoint has changed its protocol; the connection, or the stream that `Received` reads,
+    /// is the tunnel's from here on.
+    Switch(Response<()>, Access, Received, Box<Tunnel>),
     /// The client broke off.
     Abort(Access),
 }

@@ -21,7 +21,7 @@ use crate::h1::body::{H1Received, Incoming};
 use crate::h1::encode::{Encoder, Persistence, response_head};
 use crate::h1::head::{BadHead, HeadLimits, HeadReader, RequestHead};
 use crate::h1::wire::Wire;
-use crate::headers::{Client, content_length, is_websocket};
+use crate::headers::{Client, content_length};
 use crate::proxy::{self, OutBody, Outbound};
 use crate::respond::Reason;
 use crate::timers::Idle;
@@ -144,13 +144,20 @@ impl Connection {
             incoming.body = body;
             if incoming.body.is_done() { Received::Empty } else { Received::H1(H1Received::new(&self.incoming)) }
         };
-        let is_websocket = is_websocket(&parts);
+        let is_websocket = websocket::is_upgrade(&parts);
         let outbound = match Exchange::admit(&self.worker, &self.client, parts) {
             Err((access, reason)) => proxy::own(access, reason, received),
             Ok(exchange) => {
                 let interim = Interim::default();
                 let served = match is_websocket {
-                    true => self.wait(Box::pin(websocket::serve(exchange, &interim)), &interim, asked).await,
+                    true => {
+                        self.wait(
+                            Box::pin(websocket::serve(exchange, Received::Empty, &interim, None)),
+                            &interim,
+                            asked,
+                        )
+                        .await
+                    }
                     false => {
                         self.wait(std::pin::pin!(proxy::serve(exchange, received, &interim)), &interim, asked).await
                     }
@@ -163,7 +170,7 @@ impl Connection {
         };
         match outbound {
             Outbound::Response(response, access) => self.respond(response, access, asked).await,
-            Outbound::Switch(head, access, tunnel) => self.switch(head, access, *tunnel).await,
+            Outbound::Switch(head, access, _, tunnel) => self.switch(head, access, *tunnel).await,
             Outbound::Abort(_) => After::Close,
         }
     }

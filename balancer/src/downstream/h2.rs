@@ -28,6 +28,8 @@ use crate::headers::Client;
 use crate::proxy::{self, OutBody, Outbound};
 use crate::socket::Socket;
 use crate::upload;
+use crate::websocket::side::StreamSide;
+use crate::websocket::{self, Accept, Tunnel};
 use crate::worker::Worker;
 
 /// A stream's window: what one upload may hold here before its endpoint reads.
@@ -48,6 +50,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, clie
         .max_concurrent_streams(limits.max_streams_per_connection)
         .max_header_list_size(limits.max_header_bytes)
         .max_pending_accept_reset_streams(PENDING_RESETS)
+        // Browsers open WebSockets on the page's own connection then (RFC 8441).
+        .enable_connect_protocol()
         .handshake::<_, Bytes>(io);
     let limit = worker.config.timeouts.handshake;
     let connection = match tokio::time::timeout(limit, drainer.drive(handshake)).await {
@@ -151,8 +155,12 @@ fn answer(
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
 ) -> impl Future<Output = ()> + use<> {
-    let (head, body) = request.into_parts();
+    let (mut head, body) = request.into_parts();
     let body = Received::h2(body);
+    let accept = match head.method {
+        Method::CONNECT => websocket::from_extended_connect(&mut head, worker),
+        _ => None,
+    };
     let is_head = head.method == Method::HEAD;
     if !body.is_end()
         && head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
@@ -167,7 +175,11 @@ fn answer(
     async move {
         let outbound = match admitted {
             Err((access, reason)) => Some(proxy::own(access, reason, body)),
-            Ok(exchange) => wait(exchange, body, &mut respond).await,
+            Ok(exchange) => match accept {
+                // Boxed: few are, and all others would pay for it.
+                Some(accept) => Box::pin(wait_for_websocket(exchange, body, accept, &mut respond)).await,
+                None => wait(exchange, body, &mut respond).await,
+            },
         };
         match outbound {
             None => {}
@@ -176,17 +188,35 @@ fn answer(
                 respond.send_reset(Reason::CANCEL);
             }
             Some(Outbound::Response(response, access)) => send(&worker, respond, response, access, is_head).await,
-            // Only an HTTP/1.1 request can ask for it.
-            Some(Outbound::Switch(..)) => respond.send_reset(Reason::INTERNAL_ERROR),
+            Some(Outbound::Switch(head, access, body, tunnel)) => {
+                Box::pin(switch(respond, head, access, body, tunnel)).await;
+            }
         }
     }
 }
 
-/// Waits for what comes of a request; none when the client has reset it. Dropping the request then
-/// drops everything that was done for it.
 async fn wait(exchange: Box<Exchange>, body: Received, respond: &mut SendResponse<Bytes>) -> Option<Outbound> {
     let interim = Interim::default();
-    let mut serve = pin!(proxy::serve(exchange, body, &interim));
+    until_reset(pin!(proxy::serve(exchange, body, &interim)), &interim, respond).await
+}
+
+async fn wait_for_websocket(
+    exchange: Box<Exchange>,
+    body: Received,
+    accept: Accept,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<Outbound> {
+    let interim = Interim::default();
+    until_reset(pin!(websocket::serve(exchange, body, &interim, Some(accept))), &interim, respond).await
+}
+
+/// Waits for what comes of a request; none when the client has reset it. Dropping the request then
+/// drops everything that was done for it.
+async fn until_reset(
+    mut serve: Pin<&mut impl Future<Output = Outbound>>,
+    interim: &Interim,
+    respond: &mut SendResponse<Bytes>,
+) -> Option<Outbound> {
     poll_fn(|cx| {
         let served = serve.as_mut().poll(cx);
         for head in interim.take() {
@@ -199,6 +229,22 @@ async fn wait(exchange: Box<Exchange>, body: Received, respond: &mut SendRespons
         }
     })
     .await
+}
+
+/// The stream becomes a WebSocket.
+async fn switch(
+    mut respond: SendResponse<Bytes>,
+    mut head: Response<()>,
+    mut access: Access,
+    body: Received,
+    mut tunnel: Box<Tunnel>,
+) {
+    websocket::to_extended_connect(&mut head);
+    let Ok(stream) = respond.send_response(head, false) else { return access.aborted() };
+    access.whole();
+    drop(access);
+    let mut side = StreamSide::new(body, stream);
+    poll_fn(|cx| tunnel.poll(&mut side, cx)).await;
 }
 
 async fn send(

@@ -142,20 +142,20 @@ pub(crate) async fn websocket(fleet: &Fleet, endpoint: &Endpoint) -> (Http1, Htt
     assert_eq!((head.field("upgrade"), head.field("connection")), (Some("websocket"), Some("upgrade")));
     assert_eq!(head.field("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
     let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\nhello";
-    upstream.write(switch).await;
+        sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    upstream.write([switch.as_bytes(), b"\x81\x05hello"].concat()).await;
     let head = client.head().await;
     assert_eq!((head.status(), head.field("upgrade")), ("101", Some("websocket")));
     assert_eq!(head.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
-    assert_eq!(client.exact(5).await.unwrap(), b"hello", "bytes right behind the 101");
+    assert_eq!(client.exact(7).await.unwrap(), b"\x81\x05hello", "bytes right behind the 101");
     (client, upstream)
 }
 
 async fn echo(client: &mut Http1, upstream: &mut Http1) {
-    client.write("to the endpoint").await;
-    assert_eq!(upstream.exact(15).await.unwrap(), b"to the endpoint");
-    upstream.write("to the client").await;
-    assert_eq!(client.exact(13).await.unwrap(), b"to the client");
+    client.write(b"\x82\x82\0\0\0\0up").await;
+    assert_eq!(upstream.exact(8).await.unwrap(), b"\x82\x82\0\0\0\0up");
+    upstream.write(b"\x82\x04down").await;
+    assert_eq!(client.exact(6).await.unwrap(), b"\x82\x04down");
 }
 
 /// Endpoints that speak HTTP/2 take WebSockets by HTTP/1.1 on the same port.
@@ -236,7 +236,9 @@ async fn the_deadline_cuts_what_is_left() {
             assert!(upstream.rest().await.is_empty());
         }
         if let Some((mut client, mut upstream)) = socket {
-            assert!(client.rest().await.is_empty() && upstream.rest().await.is_empty());
+            // Not a cut where a word can be said: the client is told to come back.
+            assert_eq!(client.rest().await, b"\x88\x02\x03\xf4");
+            assert_eq!(upstream.rest().await.len(), 8, "the endpoint is told too");
         }
         fleet.counted(&a, counts(0, 0)).await;
     }

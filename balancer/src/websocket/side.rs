@@ -1,0 +1,122 @@
+//! The two kinds of ends a tunnel has: a connection that has changed its protocol (HTTP/1.1), and
+//! a stream that an extended CONNECT opened (RFC 8441).
+
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use h2::{Reason, SendStream};
+
+use crate::body::{Piece, Received};
+use crate::h1::wire::Wire;
+
+/// Its peer has gone, or takes no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gone;
+
+pub(crate) trait Side {
+    /// What comes next; no bytes are the peer's end.
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Gone>>;
+
+    /// Ready when all that was sent has gone out, so that what a peer does not take is not held
+    /// here.
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>>;
+
+    /// Sends `data`; only when `poll_sent` is ready.
+    fn send(&mut self, data: Bytes);
+
+    /// Ends this side's sending.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
+
+impl Side for Wire {
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Gone>> {
+        if self.input.is_empty() && ready!(self.poll_fill(cx)).is_err() {
+            return Poll::Ready(Err(Gone));
+        }
+        Poll::Ready(Ok(self.input.split().freeze()))
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        ready!(self.poll_drain(cx));
+        Poll::Ready(if self.is_broken() { Err(Gone) } else { Ok(()) })
+    }
+
+    fn send(&mut self, data: Bytes) {
+        self.push(data, b"");
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        // Where it fails the connection is gone, which is an end too.
+        self.poll_shutdown(cx).map(drop)
+    }
+}
+
+/// A stream of HTTP/2.
+pub(crate) struct StreamSide {
+    receive: Received,
+    send: SendStream<Bytes>,
+    /// Sent, as far as the window has not let it out.
+    left: Bytes,
+    ended: bool,
+}
+
+impl StreamSide {
+    pub(crate) fn new(receive: Received, send: SendStream<Bytes>) -> StreamSide {
+        StreamSide { receive, send, left: Bytes::new(), ended: false }
+    }
+}
+
+impl Side for StreamSide {
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Gone>> {
+        loop {
+            return Poll::Ready(match ready!(self.receive.poll_piece(cx)) {
+                Piece::Data(data) if data.is_empty() => continue,
+                Piece::Data(data) => Ok(data),
+                Piece::End | Piece::Trailers(_) => Ok(Bytes::new()),
+                Piece::Aborted(_) => Err(Gone),
+            });
+        }
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        while !self.left.is_empty() {
+            self.send.reserve_capacity(self.left.len());
+            let room = match self.send.capacity() {
+                0 => match ready!(self.send.poll_capacity(cx)) {
+                    Some(Ok(room)) => room,
+                    Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
+                },
+                room => room,
+            };
+            let piece = self.left.split_to(room.min(self.left.len()));
+            if self.send.send_data(piece, false).is_err() {
+                return Poll::Ready(Err(Gone));
+            }
+        }
+        // Nothing else tells that the peer has reset a stream on which nothing is sent.
+        match self.send.poll_reset(cx) {
+            Poll::Ready(_) if !self.ended => Poll::Ready(Err(Gone)),
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn send(&mut self, data: Bytes) {
+        self.left = data;
+    }
+
+    fn poll_end(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if !std::mem::replace(&mut self.ended, true) {
+            let _ = self.send.send_data(Bytes::new(), true);
+        }
+        Poll::Ready(())
+    }
+}
+
+impl Drop for StreamSide {
+    /// A tunnel that did not come to its end must not look as if it had.
+    fn drop(&mut self) {
+        if !self.ended {
+            self.send.send_reset(Reason::CANCEL);
+        }
+    }
+}
