@@ -96,11 +96,27 @@ pub(crate) enum ProxyProtocol {
     Required,
 }
 
-/// Files that were good when they were read: the key belongs to the first certificate.
 #[derive(Debug)]
 pub(crate) struct ListenerTls {
+    /// At least one; a client is shown the one that names its host, else the first.
+    pub certificates: Vec<CertificateFiles>,
+    /// The file of authorities, if clients are asked for certificates.
+    pub client_ca: Option<PathBuf>,
+    /// Default, with `client_ca`: required.
+    pub client_auth: ClientAuth,
+}
+
+/// Files that were good when they were read: the key belongs to the first certificate.
+#[derive(Debug)]
+pub(crate) struct CertificateFiles {
     pub certificate: PathBuf,
     pub key: PathBuf,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ClientAuth {
+    Optional,
+    Required,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -163,10 +163,7 @@ fn watch_signals(leave: Leave) -> anyhow::Result<()> {
 fn balancer_config(config: &Config) -> tidelock_balancer::Config {
     let listeners = config.listeners.iter().map(|listener| tidelock_balancer::ListenerConfig {
         address: listener.address,
-        tls: listener
-            .tls
-            .as_ref()
-            .map(|tls| tidelock_balancer::TlsFiles { certificate: tls.certificate.clone(), key: tls.key.clone() }),
+        tls: listener.tls.as_ref().map(listener_tls),
         proxy_protocol: listener.proxy_protocol == config::ProxyProtocol::Required,
     });
     let (limits, timeouts) = (&config.limits, &config.timeouts);
@@ -191,6 +188,20 @@ fn balancer_config(config: &Config) -> tidelock_balancer::Config {
         },
         access_log: matches!(config.access_log, config::AccessLog::Json),
         trusted: config.trusted.clone(),
+    }
+}
+
+fn listener_tls(tls: &config::ListenerTls) -> tidelock_balancer::ListenerTls {
+    let files = |files: &config::CertificateFiles| tidelock_balancer::TlsFiles {
+        certificate: files.certificate.clone(),
+        key: files.key.clone(),
+    };
+    tidelock_balancer::ListenerTls {
+        certificates: tls.certificates.iter().map(files).collect(),
+        client_auth: tls.client_ca.as_ref().map(|authorities| tidelock_balancer::ClientAuth {
+            authorities: authorities.clone(),
+            required: tls.client_auth == config::ClientAuth::Required,
+        }),
     }
 }
 

@@ -24,13 +24,29 @@ pub struct Config {
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
     pub address: SocketAddr,
-    pub tls: Option<TlsFiles>,
+    pub tls: Option<ListenerTls>,
     /// Every connection begins with the PROXY protocol, version 1 or 2, which names the client.
     /// One that does not is closed.
     pub proxy_protocol: bool,
 }
 
-/// PEM files.
+#[derive(Debug, Clone)]
+pub struct ListenerTls {
+    /// At least one. A client is shown the one that names the host it asks for, else the first.
+    pub certificates: Vec<TlsFiles>,
+    /// None asks no client for a certificate.
+    pub client_auth: Option<ClientAuth>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ClientAuth {
+    /// PEM: who may have signed a client's certificate.
+    pub authorities: PathBuf,
+    /// Refuse the handshake of a client without one.
+    pub required: bool,
+}
+
+/// PEM files, read again when they change.
 #[derive(Debug, Clone)]
 pub struct TlsFiles {
     pub certificate: PathBuf,

@@ -16,6 +16,7 @@ use tidelock_core::table::Table;
 use tokio::sync::watch;
 
 use crate::lease::{EndpointState, Gate};
+use crate::tls::FleetTickets;
 use crate::worker::Stage;
 
 /// How often in-flight counts are looked at. A report goes out only when it differs.
@@ -83,6 +84,7 @@ impl Registry {
 /// gone.
 pub(crate) async fn run(
     registry: Arc<Registry>,
+    tickets: Arc<FleetTickets>,
     mut tables: watch::Receiver<Arc<Table>>,
     workers: watch::Sender<Arc<Table>>,
     reports: watch::Sender<NodeReport>,
@@ -97,6 +99,7 @@ pub(crate) async fn run(
             // Gates first: from here on no worker takes what the new table refuses, whichever
             // table it reads.
             registry.apply(&changes(&current, &next));
+            tickets.adopt(&next);
             workers.send_replace(next.clone());
             current = next;
         }

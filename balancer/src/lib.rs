@@ -45,12 +45,13 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-pub use config::{Config, Limits, ListenerConfig, Timeouts, TlsFiles};
-pub use tls::{TlsError, acceptor};
+pub use config::{ClientAuth, Config, Limits, ListenerConfig, ListenerTls, Timeouts, TlsFiles};
+pub use tls::TlsError;
 
 use feed::Registry;
 use listener::Listener;
 use telemetry::{AccessLog, Counters};
+use tls::{Certificates, FleetTickets};
 use worker::{Shared, Stage, Worker};
 
 /// A running data plane.
@@ -95,8 +96,17 @@ impl Balancer {
         let mut sockets: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
         let open = Arc::new(AtomicUsize::new(0));
+        let tickets = FleetTickets::new();
+        let mut certificates = Vec::new();
         for listener in &config.listeners {
-            let tls = listener.tls.as_ref().map(tls::acceptor).transpose()?;
+            let tls = match &listener.tls {
+                None => None,
+                Some(tls) => {
+                    let read = Certificates::read(&tls.certificates)?;
+                    certificates.push(read.clone());
+                    Some(tls::acceptor(tls, read, tickets.clone())?)
+                }
+            };
             let address = listener.address;
             let bound = listener::bind(address, count).map_err(|source| StartError::Bind { address, source })?;
             addresses.extend(bound.first().and_then(|socket| socket.local_addr().ok()));
@@ -121,7 +131,8 @@ impl Balancer {
             let started = spawn_worker(format!("worker-{index}"), tell_end.clone(), run);
             workers.push(started.map_err(StartError::Thread)?);
         }
-        tokio::spawn(feed::run(registry, tables, to_workers, reporter, stage_seen));
+        tokio::spawn(feed::run(registry, tickets, tables, to_workers, reporter, stage_seen));
+        tokio::spawn(follow_certificates(certificates));
         Ok(Balancer { addresses, reports, counters, stage, workers, ended, log_writer, open })
     }
 
@@ -178,6 +189,20 @@ impl Balancer {
                 false
             }
         }
+    }
+}
+
+/// How often certificates' files are looked at.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
+
+async fn follow_certificates(certificates: Vec<Arc<Certificates>>) {
+    let mut interval = tokio::time::interval(CERTIFICATES_EVERY);
+    while !certificates.is_empty() {
+        interval.tick().await;
+        let certificates = certificates.clone();
+        // Files may be on a slow volume.
+        let followed = tokio::task::spawn_blocking(move || certificates.iter().for_each(|of| of.follow()));
+        let _ = followed.await;
     }
 }
 

@@ -1,41 +1,71 @@
-//! TLS from clients: TLS 1.2 and 1.3, ALPN for HTTP/2 and HTTP/1.1.
+//! TLS from clients: TLS 1.2 and 1.3, ALPN for HTTP/2 and HTTP/1.1, a certificate by the name that
+//! the client asks for. Certificates are read again when their files change; a handshake that runs
+//! keeps what it began with, and no connection notices.
+
+mod certificates;
+mod tickets;
 
 use std::sync::Arc;
 
 use rustls::ServerConfig;
+use rustls::server::WebPkiClientVerifier;
+use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::TlsFiles;
+pub(crate) use certificates::Certificates;
+pub(crate) use tickets::FleetTickets;
+
+use crate::config::{ClientAuth, ListenerTls};
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     #[error("{path}: {reason}")]
     File { path: String, reason: String },
     #[error("{certificate} and {key} do not make a TLS server: {source}")]
-    Config { certificate: String, key: String, source: rustls::Error },
+    Certificate { certificate: String, key: String, source: rustls::Error },
+    #[error("a TLS listener cannot be made: {0}")]
+    Config(String),
+}
+
+impl TlsError {
+    fn file(path: &std::path::Path, reason: impl ToString) -> TlsError {
+        TlsError::File { path: path.display().to_string(), reason: reason.to_string() }
+    }
 }
 
 /// Reads the files and makes the acceptor that all workers share.
-pub fn acceptor(files: &TlsFiles) -> Result<Arc<TlsAcceptor>, TlsError> {
-    let certificate = files.certificate.display().to_string();
-    let key = files.key.display().to_string();
-    let file = |path: &str, reason: String| TlsError::File { path: path.to_owned(), reason };
-    let chain: Vec<CertificateDer<'static>> = CertificateDer::pem_file_iter(&files.certificate)
-        .and_then(Iterator::collect)
-        .map_err(|error| file(&certificate, error.to_string()))?;
-    if chain.is_empty() {
-        return Err(file(&certificate, "there is no certificate in it".to_owned()));
-    }
-    let secret = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| file(&key, error.to_string()))?;
+pub(crate) fn acceptor(
+    tls: &ListenerTls,
+    certificates: Arc<Certificates>,
+    tickets: Arc<FleetTickets>,
+) -> Result<Arc<TlsAcceptor>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
-        .map(|builder| builder.with_no_client_auth())
-        .and_then(|builder| builder.with_single_cert(chain, secret));
-    let mut config = config.map_err(|source| TlsError::Config { certificate, key, source })?;
+        .map_err(|error| TlsError::Config(error.to_string()))?;
+    let builder = match &tls.client_auth {
+        None => builder.with_no_client_auth(),
+        Some(ClientAuth { authorities, required }) => {
+            let mut roots = rustls::RootCertStore::empty();
+            for certificate in read_chain(authorities)? {
+                roots.add(certificate).map_err(|error| TlsError::file(authorities, error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+            let verifier = if *required { verifier } else { verifier.allow_unauthenticated() };
+            let verifier = verifier.build().map_err(|error| TlsError::file(authorities, error))?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new().unwrap_or(config.ticketer);
+    config.ticketer = tickets;
     Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// The certificates of a PEM file, at least one.
+fn read_chain(path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Vec<CertificateDer<'static>> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| TlsError::file(path, error))?;
+    if chain.is_empty() { Err(TlsError::file(path, "there is no certificate in it")) } else { Ok(chain) }
 }

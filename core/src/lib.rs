@@ -20,3 +20,4 @@ pub mod route;
 pub mod spec;
 pub mod state;
 pub mod table;
+pub mod ticket;

@@ -12,6 +12,7 @@ use crate::ring::{self, Member, Ring};
 use crate::route::{NoRoute, Route, RouteIndex};
 use crate::spec::{Address, PoolSpec};
 use crate::state::{Phase, Pool, State};
+use crate::ticket::TicketSealer;
 
 #[derive(Debug)]
 pub struct Table {
@@ -19,6 +20,7 @@ pub struct Table {
     /// In the order of their names.
     pub pools: Vec<Arc<PoolTable>>,
     pub sealer: Arc<Sealer>,
+    pub tickets: Arc<TicketSealer>,
     routes: RouteIndex,
     keys: Vec<crate::affinity::CookieKey>,
 }
@@ -72,12 +74,12 @@ impl Table {
             Some(Route { name: name.clone(), spec: spec.clone(), pool })
         });
         let routes = RouteIndex::build(routes);
-        let sealer = match before {
-            Some(before) if before.keys == state.cookie_keys => before.sealer.clone(),
-            _ => Arc::new(Sealer::new(&state.cookie_keys)),
+        let (sealer, tickets) = match before {
+            Some(before) if before.keys == state.cookie_keys => (before.sealer.clone(), before.tickets.clone()),
+            _ => (Arc::new(Sealer::new(&state.cookie_keys)), Arc::new(TicketSealer::new(&state.cookie_keys))),
         };
         let epoch = state.epoch.unwrap_or(Epoch(0));
-        Table { epoch, pools, sealer, routes, keys: state.cookie_keys.clone() }
+        Table { epoch, pools, sealer, tickets, routes, keys: state.cookie_keys.clone() }
     }
 
     /// See [`RouteIndex::find`].

@@ -11,8 +11,8 @@ use rustls::sign::CertifiedKey;
 
 use super::layers::Located;
 use super::problem::{Problems, Source};
-use super::shape::{AdminDraft, Draft, FleetDraft, ListenerDraft, NodeDraft, TlsDraft};
-use super::{Admin, Config, Fleet, Listener, ListenerTls, Node, Secret, initial};
+use super::shape::{AdminDraft, CertificateDraft, Draft, FleetDraft, ListenerDraft, NodeDraft, TlsDraft};
+use super::{Admin, CertificateFiles, ClientAuth, Config, Fleet, Listener, ListenerTls, Node, Secret, initial};
 
 /// A shared secret is the whole of a peer's identity, so it is as long as an AES-256 key.
 const MIN_SECRET_BYTES: usize = 32;
@@ -191,8 +191,35 @@ fn listener(draft: ListenerDraft, problems: &mut Problems) -> Option<Listener> {
 }
 
 fn listener_tls(draft: TlsDraft, path: &str, problems: &mut Problems) -> Option<ListenerTls> {
-    let certificate_key = format!("{path}.certificate");
-    let key_key = format!("{path}.key");
+    let ca_key = format!("{path}.client_ca");
+    let client_ca = draft.client_ca.map(|at| {
+        let pem = read(&at, &ca_key, problems)?;
+        reported(chain(&pem, &at.value), &at, &ca_key, problems)?;
+        Some(at.value)
+    });
+    if let (Some(at), None) = (&draft.client_auth, &client_ca) {
+        problems.report(
+            &at.source,
+            format!("{path}.client_auth"),
+            "needs client_ca: who may have signed a client's certificate",
+        );
+    }
+    let certificates: Vec<_> = draft.certificates.into_iter().map(|draft| certificate(draft, problems)).collect();
+    let client_ca = match client_ca {
+        Some(None) => return None,
+        Some(read) => read,
+        None => None,
+    };
+    Some(ListenerTls {
+        certificates: certificates.into_iter().collect::<Option<_>>()?,
+        client_ca,
+        client_auth: draft.client_auth.map_or(ClientAuth::Required, |at| at.value),
+    })
+}
+
+fn certificate(draft: CertificateDraft, problems: &mut Problems) -> Option<CertificateFiles> {
+    let certificate_key = format!("{}.certificate", draft.path);
+    let key_key = format!("{}.key", draft.path);
     let chain = draft.certificate.as_ref().and_then(|at| {
         let pem = read(at, &certificate_key, problems)?;
         reported(chain(&pem, &at.value), at, &certificate_key, problems)
@@ -212,7 +239,7 @@ fn listener_tls(draft: TlsDraft, path: &str, problems: &mut Problems) -> Option<
         }
     });
     reported(certified, &key_at, &key_key, problems)?;
-    Some(ListenerTls { certificate: certificate_at.value, key: key_at.value })
+    Some(CertificateFiles { certificate: certificate_at.value, key: key_at.value })
 }
 
 fn chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {

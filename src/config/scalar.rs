@@ -8,7 +8,7 @@ use tidelock_core::id::Name;
 use tidelock_core::spec::Address;
 use toml::de::DeValue;
 
-use super::{AccessLog, ProxyProtocol};
+use super::{AccessLog, ClientAuth, ProxyProtocol};
 
 pub(super) trait Scalar: Sized {
     /// Completes "expected ...".
@@ -127,6 +127,18 @@ impl Scalar for ProxyProtocol {
         match text {
             "off" => Ok(ProxyProtocol::Off),
             "required" => Ok(ProxyProtocol::Required),
+            other => Err(format!("expected {}, found {other:?}", Self::EXPECTED)),
+        }
+    }
+}
+
+impl Scalar for ClientAuth {
+    const EXPECTED: &'static str = "\"optional\" or \"required\"";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text {
+            "optional" => Ok(ClientAuth::Optional),
+            "required" => Ok(ClientAuth::Required),
             other => Err(format!("expected {}, found {other:?}", Self::EXPECTED)),
         }
     }

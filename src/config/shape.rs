@@ -14,7 +14,7 @@ use super::initial::{self, InitialDraft};
 use super::layers::{Found, Layers, Located, Section};
 use super::limits::{self, Limits, Timeouts};
 use super::problem::Source;
-use super::{AccessLog, Drain, ProxyProtocol};
+use super::{AccessLog, ClientAuth, Drain, ProxyProtocol};
 
 pub(super) struct Draft {
     pub(super) node: NodeDraft,
@@ -63,6 +63,15 @@ pub(super) struct ListenerDraft {
 }
 
 pub(super) struct TlsDraft {
+    /// The first, and those of `additional`.
+    pub(super) certificates: Vec<CertificateDraft>,
+    pub(super) client_ca: Option<Located<PathBuf>>,
+    pub(super) client_auth: Option<Located<ClientAuth>>,
+}
+
+pub(super) struct CertificateDraft {
+    /// `listeners[0].tls`.
+    pub(super) path: String,
     pub(super) certificate: Option<Located<PathBuf>>,
     pub(super) key: Option<Located<PathBuf>>,
 }
@@ -155,13 +164,7 @@ fn listeners(root: &Section<'_>) -> Vec<ListenerDraft> {
 }
 
 fn listener(section: Section<'_>) -> ListenerDraft {
-    let tls = section.section_if_present("tls").map(|tls| {
-        let certificate = tls.scalar("certificate");
-        let key = tls.scalar("key");
-        let draft = TlsDraft { certificate: tls.required("certificate", certificate), key: tls.required("key", key) };
-        tls.finish();
-        draft
-    });
+    let tls = section.section_if_present("tls").map(tls);
     let address = section.scalar("address");
     let proxy_protocol = section.scalar("proxy_protocol").or(ProxyProtocol::Off);
     let draft = ListenerDraft {
@@ -172,6 +175,30 @@ fn listener(section: Section<'_>) -> ListenerDraft {
     };
     section.finish();
     draft
+}
+
+fn tls(section: Section<'_>) -> TlsDraft {
+    let additional = section.sections("additional").unwrap_or_default().into_iter().map(|section| {
+        let draft = certificate(&section);
+        section.finish();
+        draft
+    });
+    let draft = TlsDraft {
+        certificates: std::iter::once(certificate(&section)).chain(additional).collect(),
+        client_ca: section.scalar("client_ca").value(),
+        client_auth: section.scalar("client_auth").value(),
+    };
+    section.finish();
+    draft
+}
+
+fn certificate(section: &Section<'_>) -> CertificateDraft {
+    let (certificate, key) = (section.scalar("certificate"), section.scalar("key"));
+    CertificateDraft {
+        path: section.path().to_owned(),
+        certificate: section.required("certificate", certificate),
+        key: section.required("key", key),
+    }
 }
 
 fn trusted(section: Section<'_>) -> Vec<IpNet> {

@@ -158,7 +158,10 @@ address = "localhost:8080"
 address = "0.0.0.0:8443"
 [[listeners]]
 address = "127.0.0.1:8443"
-tls = { certificate = "chain.pem" }
+tls = { certificate = "chain.pem", client_auth = "maybe", additional = [{ key = "k.pem" }] }
+[[listeners]]
+address = "127.0.0.1:8444"
+tls = { certificate = "chain.pem", key = "k.pem", client_auth = "optional" }
 [[listeners]]
 
 [access_log]
@@ -188,15 +191,21 @@ trusted = ["10.0.0.0/33"]
             "DIR/t.toml:13: admin.port: unknown field; known are token_file, listen, advertise",
             "DIR/t.toml:16: listeners[0].address: \"localhost:8080\" is not an IP address and a port: write 127.0.0.1:9900, 0.0.0.0:8080 or [::]:8080",
             "DIR/t.toml:20: listeners[2].address: 127.0.0.1:8443 is already taken by listeners[1].address, 0.0.0.0:8443 (DIR/t.toml:18)",
+            "DIR/t.toml:21: listeners[2].tls.additional[0].certificate: is missing",
+            "DIR/t.toml:21: listeners[2].tls.additional[0].key: DIR/k.pem cannot be read: No such file or directory (os error 2)",
             "DIR/t.toml:21: listeners[2].tls.certificate: DIR/chain.pem cannot be read: No such file or directory (os error 2)",
+            "DIR/t.toml:21: listeners[2].tls.client_auth: expected \"optional\" or \"required\", found \"maybe\"",
             "DIR/t.toml:21: listeners[2].tls.key: is missing",
-            "DIR/t.toml:22: listeners[3].address: is missing",
-            "DIR/t.toml:25: access_log.format: expected \"json\" or \"off\", found \"xml\"",
-            "DIR/t.toml:28: limits.max_header_bytes: expected a whole number, found a string",
-            "DIR/t.toml:29: limits.max_path_bytes: 1 is out of range: use 256 to 1048576",
-            "DIR/t.toml:30: limits.retry_body_bytes: expected a whole number, not negative, found -1",
-            "DIR/t.toml:32: timeout: unknown field, did you mean timeouts?",
-            "DIR/t.toml:36: forwarded.trusted: \"10.0.0.0/33\" is not a range of IP addresses: write 10.0.0.0/8, fd00::/8 or 192.0.2.7",
+            "DIR/t.toml:24: listeners[3].tls.certificate: DIR/chain.pem cannot be read: No such file or directory (os error 2)",
+            "DIR/t.toml:24: listeners[3].tls.client_auth: needs client_ca: who may have signed a client's certificate",
+            "DIR/t.toml:24: listeners[3].tls.key: DIR/k.pem cannot be read: No such file or directory (os error 2)",
+            "DIR/t.toml:25: listeners[4].address: is missing",
+            "DIR/t.toml:28: access_log.format: expected \"json\" or \"off\", found \"xml\"",
+            "DIR/t.toml:31: limits.max_header_bytes: expected a whole number, found a string",
+            "DIR/t.toml:32: limits.max_path_bytes: 1 is out of range: use 256 to 1048576",
+            "DIR/t.toml:33: limits.retry_body_bytes: expected a whole number, not negative, found -1",
+            "DIR/t.toml:35: timeout: unknown field, did you mean timeouts?",
+            "DIR/t.toml:39: forwarded.trusted: \"10.0.0.0/33\" is not a range of IP addresses: write 10.0.0.0/8, fd00::/8 or 192.0.2.7",
         ],
     );
 }
@@ -319,7 +328,7 @@ fn certificates_and_keys_belong_together() {
         )
     };
     let good = folder.load(&listener(1, "chain.pem", "key.pem"));
-    assert_eq!(good.listeners[0].tls.as_ref().unwrap().key, folder.0.join("key.pem"));
+    assert_eq!(good.listeners[0].tls.as_ref().unwrap().certificates[0].key, folder.0.join("key.pem"));
     let bad = [
         listener(1, "chain.pem", "other.pem"),
         listener(2, "junk.pem", "chain.pem"),

@@ -1,0 +1,136 @@
+#!/usr/bin/env bash
+# Builds target/release/tidelock by a profile of itself: an instrumented build serves a mixed load, then the compiler
+# optimises for what it saw. Worth about a fifth of the CPU that a request costs (ARCHITECTURE.md has the numbers).
+#
+#   deploy/release/pgo.sh [TARGET]       TARGET as for cargo --target; the host's if left out
+#
+# Needs h2load and nghttp (Debian: nghttp2-client), curl, openssl, and an llvm-profdata that reads this compiler's
+# profiles: `rustup component add llvm-tools`, or LLVM's own of the same major version (LLVM_PROFDATA names another).
+# RUSTFLAGS is kept. Takes two release builds, ten minutes on two cores.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+target=${1:-$(rustc -vV | sed -n 's/^host: //p')}
+target_dir=${CARGO_TARGET_DIR:-target}
+major=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
+work=$(mktemp -d)
+say() { printf 'pgo: %s\n' "$*"; }
+
+find_profdata() {
+  local candidate
+  for candidate in "${LLVM_PROFDATA:-}" "$(rustc --print sysroot)/lib/rustlib/$target/bin/llvm-profdata" \
+    "llvm-profdata-$major" llvm-profdata; do
+    [ -n "$candidate" ] && command -v "$candidate" >/dev/null || continue
+    "$candidate" --version 2>/dev/null | grep -q "version $major\." && { echo "$candidate"; return; }
+  done
+  echo "pgo: no llvm-profdata of LLVM $major: rustup component add llvm-tools, or apt-get install llvm-$major" >&2
+  exit 69
+}
+profdata=$(find_profdata)
+for tool in h2load curl openssl; do
+  command -v "$tool" >/dev/null || { echo "pgo: $tool is missing" >&2; exit 69; }
+done
+
+pids=()
+cleanup() {
+  for pid in "${pids[@]}"; do kill -9 "$pid" 2>/dev/null || true; done
+  rm -rf "$work"
+}
+trap cleanup EXIT
+
+say "building with instrumentation"
+RUSTFLAGS="${RUSTFLAGS:-} -Cprofile-generate=$work/raw" CARGO_TARGET_DIR="$target_dir/pgo" \
+  cargo build --locked --release --bin tidelock --target "$target"
+binary=$target_dir/pgo/$target/release/tidelock
+
+# --- The load. What is measured elsewhere is not repeated here: sizes, mixes and clients are this script's own. ---
+
+# The endpoints are the same binary, but their profile is not wanted.
+endpoint() {
+  LLVM_PROFILE_FILE=/dev/null "$binary" demo-endpoint --name "$1" >"$work/$1.out" &
+  pids+=($!)
+  until grep -q listening "$work/$1.out"; do sleep 0.1; done
+  sed -n 's/^listening on //p' "$work/$1.out"
+}
+say "starting two endpoints and a node"
+endpoint one >"$work/one" && endpoint two >"$work/two"
+one=$(cat "$work/one") two=$(cat "$work/two")
+
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost \
+  -addext subjectAltName=DNS:localhost -keyout "$work/key.pem" -out "$work/chain.pem" 2>/dev/null
+free_ports() {
+  python3 -c 'import socket
+sockets = [socket.socket() for _ in range(3)]
+for s in sockets: s.bind(("127.0.0.1", 0))
+print(*[s.getsockname()[1] for s in sockets])'
+}
+read -r plain tls admin < <(free_ports)
+
+pool() { # NAME PROTOCOL
+  printf '[[initial.pools]]\nname = "%s"\nspec = { protocol = "%s" }\n' "$1" "$2"
+  printf '[[initial.pools.endpoints]]\nname = "one"\naddress = "%s"\n' "$one"
+  printf '[[initial.pools.endpoints]]\nname = "two"\naddress = "%s"\n' "$two"
+}
+route() { # NAME POOL HOST
+  printf '[[initial.routes]]\nname = "%s"\nspec = { pool = "%s", host = "%s" }\n' "$1" "$2" "$3"
+}
+cat >"$work/node.toml" <<TOML
+[node]
+name = "pgo"
+data_dir = "$work/data"
+workers = 1
+[admin]
+listen = "127.0.0.1:$admin"
+[access_log]
+format = "off"
+[drain]
+settle_ms = 0
+[[listeners]]
+address = "127.0.0.1:$plain"
+[[listeners]]
+address = "127.0.0.1:$tls"
+tls = { certificate = "$work/chain.pem", key = "$work/key.pem" }
+$(pool h2 h2c)
+$(pool h1 http1)
+$(route h2 h2 h2.test)
+$(route h1 h1 h1.test)
+TOML
+LLVM_PROFILE_FILE="$work/raw/%p-%m.profraw" "$binary" serve --config "$work/node.toml" >/dev/null 2>"$work/node.log" &
+node=$!
+pids+=("$node")
+for _ in $(seq 100); do curl -sf "http://127.0.0.1:$admin/readyz" >/dev/null && break || sleep 0.1; done
+
+head -c 1048576 /dev/urandom >"$work/large"
+head -c 3000 /dev/urandom >"$work/small"
+load() { # REQUESTS, then h2load's own arguments
+  h2load -n "$1" -t 1 "${@:2}" >"$work/load.log" 2>&1 || { cat "$work/load.log" >&2; exit 1; }
+  grep -E '^finished|^requests' "$work/load.log" | sed 's/^/pgo:   /'
+}
+for pool in h2 h1; do
+  fields=(-H "host: $pool.test" -H "accept: */*" -H "accept-encoding: gzip" -H "user-agent: Mozilla/5.0 (X11; Linux)")
+  h2=(-H ":authority: $pool.test" "${fields[@]:2}")
+  cookie=$(curl -si "http://127.0.0.1:$plain/counter" -H "host: $pool.test" | sed -n 's/^set-cookie: \([^;]*\).*/\1/ip' | tr -d '\r')
+  say "load on the pool $pool"
+  load 60000 --h1 -c 32 -m 1 "${fields[@]}" -H "cookie: $cookie" "http://127.0.0.1:$plain/counter"
+  load 120000 -c 8 -m 32 "${h2[@]}" -H "cookie: a=b; $cookie" "http://127.0.0.1:$plain/counter"
+  load 40000 -c 32 -m 1 "${h2[@]}" "http://127.0.0.1:$plain/"
+  load 80000 -c 8 -m 16 "${h2[@]}" "https://127.0.0.1:$tls/counter"
+  load 40000 --h1 -c 16 -m 1 "${fields[@]}" -H "cookie: $cookie" "https://127.0.0.1:$tls/counter"
+  load 30000 -c 8 -m 8 "${h2[@]}" -d "$work/small" "http://127.0.0.1:$plain/upload"
+  load 20000 --h1 -c 8 -m 1 "${fields[@]}" -d "$work/small" "http://127.0.0.1:$plain/upload"
+  load 600 -c 2 -m 2 "${h2[@]}" -d "$work/large" "http://127.0.0.1:$plain/upload"
+  load 600 -c 2 -m 2 "${h2[@]}" "http://127.0.0.1:$plain/stream?chunks=16&interval_ms=0&bytes=65536"
+done
+say "handshakes"
+for _ in $(seq 60); do h2load -n 4 -c 4 -m 1 -H ":authority: h2.test" "https://127.0.0.1:$tls/counter" >/dev/null 2>&1; done
+
+# The profile is written at a clean end.
+kill -TERM "$node"
+wait "$node" || { cat "$work/node.log" >&2; exit 1; }
+"$profdata" merge -o "$work/merged.profdata" "$work/raw"
+
+say "building with the profile"
+RUSTFLAGS="${RUSTFLAGS:-} -Cprofile-use=$work/merged.profdata" cargo build --locked --release --bin tidelock --target "$target"
+mkdir -p "$target_dir/release"
+cp "$target_dir/$target/release/tidelock" "$target_dir/release/tidelock"
+say "done: $target_dir/release/tidelock"
