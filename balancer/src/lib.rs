@@ -27,6 +27,7 @@ mod source;
 mod telemetry;
 mod timers;
 mod tls;
+mod turn;
 mod upload;
 mod upstream;
 mod websocket;

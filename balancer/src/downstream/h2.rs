@@ -27,6 +27,7 @@ use crate::gather::{Drainer, gathered};
 use crate::headers::Client;
 use crate::proxy::{self, OutBody, Outbound};
 use crate::socket::Socket;
+use crate::turn::Turn;
 use crate::upload;
 use crate::websocket::side::StreamSide;
 use crate::websocket::{self, Accept, Tunnel};
@@ -39,6 +40,9 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// An honest client may cancel a page of images at once; beyond it the connection is closed with
 /// ENHANCE_YOUR_CALM (the library's default of 20 hits browsers).
 const PENDING_RESETS: usize = 200;
+
+/// The last piece of a response is left to the library if it is no larger.
+const SENT_AT_ONCE: usize = 16 * 1024;
 
 /// `first` was read from the socket already.
 pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, client: Rc<Client>) {
@@ -79,28 +83,37 @@ async fn run<I>(
     let mut leaving = worker.leaving.raised();
     let mut left = false;
     let mut idle = IdleTimer::new(worker.config.timeouts.downstream_idle);
+    let turn = Turn::new();
     poll_fn(|cx| {
         if !left && Pin::new(&mut leaving).poll(cx).is_ready() {
             left = true;
             // Two-phase: GOAWAY with the highest id, and after a round trip with the last one.
             connection.graceful_shutdown();
         }
-        let ended = loop {
-            match connection.poll_accept(cx) {
-                Poll::Ready(Some(Ok((request, respond)))) => {
-                    requests.push(answer(worker, client, request, respond));
+        let ended = turn.run(cx, |cx| {
+            // The requests first: what they have produced is framed with what the connection does
+            // next, and leaves in the one write behind it.
+            while let Poll::Ready(Some(())) = requests.poll_next_unpin(cx) {}
+            let before = requests.len();
+            loop {
+                match connection.poll_accept(cx) {
+                    Poll::Ready(Some(Ok((request, respond)))) => {
+                        requests.push(answer(worker, client, request, respond));
+                    }
+                    Poll::Ready(Some(Err(error))) => {
+                        debug!(%error, "an HTTP/2 connection broke");
+                        return true;
+                    }
+                    Poll::Ready(None) => return true,
+                    Poll::Pending => break,
                 }
-                Poll::Ready(Some(Err(error))) => {
-                    debug!(%error, "an HTTP/2 connection broke");
-                    break true;
-                }
-                Poll::Ready(None) => break true,
-                Poll::Pending => break false,
             }
-        };
-        while let Poll::Ready(Some(())) = requests.poll_next_unpin(cx) {}
-        // What the requests produced is framed in this turn, not in the next one.
-        let ended = ended || matches!(connection.poll_closed(cx), Poll::Ready(_));
+            if requests.len() > before {
+                // The new ones are to begin in this turn.
+                cx.waker().wake_by_ref();
+            }
+            false
+        });
         let _ = drainer.poll_drain(cx);
         if ended {
             return Poll::Ready(());
@@ -348,6 +361,11 @@ async fn send_data(
 ) -> Result<(), Gone> {
     loop {
         let length = data.len();
+        if last && length <= SENT_AT_ONCE {
+            // The end of a response: the library holds it until the window opens, which costs no
+            // more than holding it here, and asks less often.
+            return stream.send_data(data, true).map_err(|_| Gone);
+        }
         stream.reserve_capacity(length);
         let room = match stream.capacity() {
             room if room >= length => length,
