@@ -31,7 +31,7 @@ pub(crate) enum Failed {
 
 /// A request as it goes to an endpoint.
 pub(crate) struct Attempt<'a> {
-    pub(crate) exchange: &'a Exchange,
+    pub(crate) exchange: &'a mut Exchange,
     pub(crate) endpoint: &'a Rc<Endpoint>,
     pub(crate) pool: &'a PoolSpec,
     pub(crate) interim: &'a Interim,
@@ -60,7 +60,7 @@ impl Interim {
 }
 
 impl Attempt<'_> {
-    pub(crate) async fn run(&self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
+    pub(crate) async fn run(&mut self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
         match self.pool.protocol {
             Protocol::H2c => self.h2(source, lease).await,
             // Boxed so that requests to HTTP/2 endpoints, whose future would hold the larger one
@@ -69,7 +69,7 @@ impl Attempt<'_> {
         }
     }
 
-    fn lend(&self) -> Lend<'_> {
+    pub(crate) fn lend(&self) -> Lend<'_> {
         Lend {
             endpoint: self.endpoint,
             connect_limit: self.pool.timeouts.connect_ms.duration(),

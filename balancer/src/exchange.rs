@@ -16,6 +16,7 @@ use tidelock_core::table::PoolTable;
 
 use crate::access::Access;
 use crate::headers::{self, Client, Host};
+use crate::kept::Kept;
 use crate::lease::Lease;
 use crate::respond::Reason;
 use crate::source::Source;
@@ -31,6 +32,8 @@ pub(crate) struct Exchange {
     pub(crate) client: Rc<Client>,
     /// As endpoints get it, but for what depends on their protocol.
     pub(crate) head: Parts,
+    /// The head's fields, while an attempt has taken them.
+    kept: Option<Kept>,
     pub(crate) host: Host,
     pub(crate) path: PathAndQuery,
     /// The body's length, if the client named it.
@@ -103,6 +106,7 @@ impl Exchange {
             worker: worker.clone(),
             client: client.clone(),
             head,
+            kept: None,
             host,
             path,
             length,
@@ -154,6 +158,9 @@ impl Exchange {
 
     /// What a failed attempt means for the request.
     pub(crate) fn failed(&mut self, choice: &Choice, failure: Failure, source: &Source) -> Verdict {
+        if let Some(kept) = self.kept.take() {
+            self.head.headers = kept.restore();
+        }
         let tries = &mut self.tries;
         let before = tries.last.replace(failure);
         let of_connection = |failure| matches!(failure, Failure::Unprocessed | Failure::Stale);
@@ -180,14 +187,15 @@ impl Exchange {
         }
     }
 
-    /// The request's head as one HTTP/2 attempt sends it. A copy: another attempt may follow.
-    pub(crate) fn h2_request(&self, strip_content_length: bool) -> Request<()> {
+    /// The request's head as one HTTP/2 attempt sends it.
+    pub(crate) fn h2_request(&mut self, strip_content_length: bool) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = self.head.method.clone();
         *request.uri_mut() = headers::h2_target(&self.host, &self.path);
         *request.version_mut() = Version::HTTP_2;
+        self.kept = Some(Kept::of(&self.head.headers));
         let fields = request.headers_mut();
-        *fields = self.head.headers.clone();
+        *fields = std::mem::take(&mut self.head.headers);
         fields.remove(http::header::HOST);
         fields.remove(http::header::EXPECT);
         if strip_content_length {

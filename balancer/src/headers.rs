@@ -219,18 +219,31 @@ fn port(host: &Host, tls: bool) -> HeaderValue {
     }
 }
 
+/// 128 random bits in hexadecimal.
 fn request_id(high: u64, low: u64) -> HeaderValue {
-    const HEX: &[u8; 16] = b"0123456789abcdef";
-    let bits = u128::from(high) << 64 | u128::from(low);
     let mut text = [0; 32];
-    for (i, digit) in text.iter_mut().enumerate() {
-        *digit = HEX[(bits >> (124 - 4 * i) & 15) as usize];
+    for (word, digits) in [high, low].into_iter().zip(text.chunks_exact_mut(16)) {
+        for (byte, pair) in word.to_be_bytes().into_iter().zip(digits.chunks_exact_mut(2)) {
+            pair.copy_from_slice(&HEX[usize::from(byte)]);
+        }
     }
     let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits are visible ASCII");
     // No other request has it: it shall not push useful fields out of HPACK's table.
     value.set_sensitive(true);
     value
 }
+
+/// Each byte in hexadecimal.
+const HEX: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 /// The target as HTTP/2 endpoints want it. The scheme is that of the connection to the endpoint.
 pub(crate) fn h2_target(host: &Host, path: &PathAndQuery) -> Uri {

@@ -17,6 +17,7 @@ mod flag;
 mod gather;
 mod h1;
 mod headers;
+mod kept;
 mod lease;
 mod listener;
 mod outbox;
@@ -247,6 +248,7 @@ fn run_worker(
         // These have no end of their own; they end with the thread.
         tokio::task::spawn_local(worker.clone().follow(tables));
         tokio::task::spawn_local(worker.clone().sweep());
+        tokio::task::spawn_local(timers::tick());
         let connections = TaskTracker::new();
         for listener in listeners {
             let (worker, tracker) = (worker.clone(), connections.clone());

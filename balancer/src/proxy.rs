@@ -40,7 +40,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
             return own(exchange.access, reason, source.into_rest());
         };
         let pool = exchange.pool().clone();
-        let attempt = Attempt { exchange: &exchange, endpoint: &endpoint, pool: &pool.spec, interim };
+        let mut attempt = Attempt { exchange: &mut exchange, endpoint: &endpoint, pool: &pool.spec, interim };
         match attempt.run(source, lease).await {
             Ok(mut response) => {
                 exchange.finish_head(&choice, &endpoint, &mut response);

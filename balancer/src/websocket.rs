@@ -22,7 +22,6 @@ use crate::body::Received;
 use crate::exchange::Exchange;
 use crate::proxy::{OutBody, Outbound, aborted, own};
 use crate::source::Source;
-use crate::upstream::Lend;
 use crate::worker::Worker;
 
 /// What a key is answered with is made of it and this (RFC 6455 section 4.2.2).
@@ -78,12 +77,10 @@ pub(crate) async fn serve(
         };
         let pool = exchange.pool().clone();
         let timeouts = &pool.spec.timeouts;
-        let attempt = Attempt { exchange: &exchange, endpoint: &endpoint, pool: &pool.spec, interim };
+        let attempt = Attempt { exchange: &mut exchange, endpoint: &endpoint, pool: &pool.spec, interim };
         // An endpoint that speaks HTTP/2 in cleartext speaks HTTP/1.1 on the same port, and few
         // know RFC 8441 (Bandit does not). A connection of its own: it will not come back.
-        let connect_limit = timeouts.connect_ms.duration();
-        let lend = Lend { endpoint: &endpoint, connect_limit, tasks: &exchange.worker.tasks };
-        let result = match endpoint.h1.lend_new(&lend).await {
+        let result = match endpoint.h1.lend_new(&attempt.lend()).await {
             Ok(lent) => attempt.h1_head(Source::gone(), lent).await,
             Err(_) => Err(Failed::Endpoint(Failure::Connect, Source::gone())),
         };
@@ -100,7 +97,7 @@ pub(crate) async fn serve(
                 (Failure::Protocol, Source::gone())
             }
             Ok((head, running)) => {
-                let mut response = head.map(|()| OutBody::Proxied(running.into_proxied(&attempt, lease)));
+                let mut response = head.map(|()| OutBody::Proxied(running.into_proxied(&pool.spec, lease)));
                 exchange.finish_head(&choice, &endpoint, &mut response);
                 return Outbound::Response(response, exchange.access);
             }

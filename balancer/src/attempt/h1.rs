@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use http::{Response, StatusCode};
 use tidelock_core::retry::Failure;
+use tidelock_core::spec::PoolSpec;
 
 use super::{Attempt, Failed, Proxied, Wait, Way};
 use crate::body::{Abort, Piece, Received};
@@ -56,12 +57,12 @@ impl Attempt<'_> {
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failed::Endpoint(Failure::Protocol, Source::gone()));
         }
-        Ok(head.map(|()| running.into_proxied(self, lease)))
+        Ok(head.map(|()| running.into_proxied(self.pool, lease)))
     }
 
     /// Sends the request on `lent` and waits for the final response's head.
     pub(crate) async fn h1_head(&self, source: Source, mut lent: Lent) -> Result<(Response<()>, Box<Running>), Failed> {
-        let exchange = self.exchange;
+        let exchange = &*self.exchange;
         let encoder = match exchange.length {
             Some(_) if self.pool.strip_content_length && !source.is_end() => Encoder::Chunked,
             Some(length) => Encoder::Exact(length),
@@ -87,7 +88,9 @@ impl Attempt<'_> {
             if Pin::new(&mut cut).poll(cx).is_ready() {
                 return Poll::Ready(Err(Wait::Endpoint(Failure::Broken)));
             }
-            wait.moved |= std::mem::take(&mut upload.moved);
+            if std::mem::take(&mut upload.moved) {
+                wait.moved();
+            }
             wait.poll(cx, upload.ended.is_none()).map(|()| Err(Wait::Endpoint(Failure::Timeout)))
         })
         .await;
@@ -183,8 +186,8 @@ impl Upload {
 }
 
 impl Running {
-    pub(crate) fn into_proxied(self: Box<Self>, attempt: &Attempt<'_>, lease: Lease) -> Proxied {
-        Proxied::new(Way::H1(self), attempt.pool.timeouts.idle_ms.duration(), lease)
+    pub(crate) fn into_proxied(self: Box<Self>, pool: &PoolSpec, lease: Lease) -> Proxied {
+        Proxied::new(Way::H1(self), pool.timeouts.idle_ms.duration(), lease)
     }
 
     /// The connection, when the response was a change of protocol.

@@ -25,7 +25,7 @@ pub(crate) struct Running {
 }
 
 impl Attempt<'_> {
-    pub(super) async fn h2(&self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
+    pub(super) async fn h2(&mut self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
         let connections = &self.endpoint.h2;
         let slot = match connections.try_lend() {
             Some(slot) => slot,
@@ -35,7 +35,8 @@ impl Attempt<'_> {
             },
         };
         let end = source.is_end();
-        let sent = slot.send().send_request(self.exchange.h2_request(self.pool.strip_content_length), end);
+        let request = self.exchange.h2_request(self.pool.strip_content_length);
+        let sent = slot.send().send_request(request, end);
         let (response, stream) = match sent {
             Ok(sent) => sent,
             Err(error) => {
@@ -67,7 +68,9 @@ impl Attempt<'_> {
                     Poll::Ready(how) => uploaded = Some(how),
                     Poll::Pending => {}
                 }
-                wait.moved |= pump.take_moved();
+                if pump.take_moved() {
+                    wait.moved();
+                }
             }
             match self.poll_head(response.as_mut(), cx) {
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, uploaded))),
