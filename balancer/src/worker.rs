@@ -135,7 +135,7 @@ impl Worker {
         self.leaving.raise();
     }
 
-    /// Looks after the idle connections to endpoints, which have no task of their own.
+    /// Looks after connections to endpoints: idle ones of HTTP/1.1 have no task of their own.
     pub(crate) async fn sweep(self: Rc<Self>) {
         let mut interval = tokio::time::interval(SWEEP_EVERY);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -143,6 +143,7 @@ impl Worker {
             interval.tick().await;
             for endpoint in self.view().pools.iter().flat_map(|pool| &pool.endpoints) {
                 endpoint.h1.sweep();
+                endpoint.h2.sweep();
             }
         }
     }

@@ -20,7 +20,7 @@ use crate::upstream::h2::Slot;
 pub(crate) struct Running {
     download: Received,
     pump: Option<Box<H2Upload>>,
-    #[expect(dead_code, reason = "dropping it is what counts: the stream's place is free")]
+    /// Dropped last: the stream's place is free.
     slot: Slot,
 }
 
@@ -41,6 +41,7 @@ impl Attempt<'_> {
             Ok(sent) => sent,
             Err(error) => {
                 // Nothing has been sent: the connection is closing, or closed just now.
+                slot.settle();
                 slot.retire_connection();
                 // An error without reason or I/O behind it is the library's refusal of the
                 // request itself, which another connection would refuse too.
@@ -105,6 +106,9 @@ impl Attempt<'_> {
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
             Err(Wait::Endpoint(failure)) => {
+                if failure != Failure::Timeout {
+                    slot.settle();
+                }
                 if failure == Failure::Unprocessed && slot.watch().is_going_away() {
                     slot.retire_connection();
                 }
@@ -162,6 +166,9 @@ impl Running {
     }
 
     pub(super) fn finish(self) -> Received {
+        if self.pump.is_none() && self.download.is_end() {
+            self.slot.settle();
+        }
         self.pump.map_or(Received::Empty, |pump| pump.cancel().into_rest())
     }
 }

@@ -33,6 +33,16 @@ const MAX_STREAMS: usize = 256;
 const MAX_CONNECTIONS: usize = 8;
 /// After a failed dial, requests go elsewhere for this long before it is tried again.
 const DIAL_PAUSE: Duration = Duration::from_millis(500);
+/// Streams that the balancer may cancel on one connection within [`RESETS_WINDOW`] before new ones
+/// go to another connection (H6). Bandit closes a connection with all its streams at 500 in 10 s;
+/// what still runs when the budget is spent stays below that, however it ends.
+const RESETS_MAX: u32 = 200;
+const RESETS_WINDOW: Duration = Duration::from_secs(10);
+/// A connection this old takes no new stream, so that balancers between here and the endpoint get
+/// to share out again. Less up to a tenth, so that not all go at once.
+const MAX_AGE: Duration = Duration::from_secs(3_600);
+/// Streams in a connection's life: stream ids end at 2^31, every other one is ours.
+const MAX_LENT: u32 = 1_000_000_000;
 /// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
 const PING_EVERY: Duration = Duration::from_secs(25);
 
@@ -52,6 +62,11 @@ pub(crate) struct Connection {
     send: SendRequest<Bytes>,
     pub(crate) watch: Rc<FrameWatch>,
     streams: Cell<usize>,
+    lent: Cell<u32>,
+    opened: Instant,
+    resets: Cell<u32>,
+    /// When `resets` began to count.
+    resets_since: Cell<Instant>,
     retired: Cell<bool>,
     /// Tells the connection's task that it may end when its last stream has.
     idle: Notify,
@@ -62,6 +77,8 @@ pub(crate) struct Connection {
 pub(crate) struct Slot {
     connection: Rc<Connection>,
     owner: Rc<Connections>,
+    /// The stream ends, or has ended, without a reset of ours.
+    settled: Cell<bool>,
 }
 
 impl Connection {
@@ -84,6 +101,12 @@ impl Slot {
         &self.connection.watch
     }
 
+    /// The stream has come to its end on both sides, or the endpoint has reset it. Otherwise its end
+    /// is a reset of ours, which is counted.
+    pub(crate) fn settle(&self) {
+        self.settled.set(true);
+    }
+
     /// Takes the connection out of use, for a failure that concerns all of it.
     pub(crate) fn retire_connection(&self) {
         self.connection.retire();
@@ -99,9 +122,27 @@ impl Connection {
     }
 }
 
+impl Connection {
+    fn count_reset(&self) {
+        let now = Instant::now();
+        if now - self.resets_since.get() >= RESETS_WINDOW {
+            self.resets_since.set(now);
+            self.resets.set(0);
+        }
+        self.resets.set(self.resets.get() + 1);
+        if self.resets.get() == RESETS_MAX {
+            debug!("the connection's budget of resets is spent");
+            self.retire();
+        }
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
         let connection = &self.connection;
+        if !self.settled.get() {
+            connection.count_reset();
+        }
         connection.streams.set(connection.streams.get() - 1);
         if connection.streams.get() == 0 && (self.owner.retired.get() || !connection.is_usable()) {
             connection.idle.notify_one();
@@ -155,7 +196,21 @@ impl Connections {
         let open = self.open.borrow();
         let connection = open.iter().find(|connection| connection.has_room())?;
         connection.streams.set(connection.streams.get() + 1);
-        Some(Slot { connection: connection.clone(), owner: self.clone() })
+        connection.lent.set(connection.lent.get() + 1);
+        if connection.lent.get() >= MAX_LENT {
+            connection.retire();
+        }
+        Some(Slot { connection: connection.clone(), owner: self.clone(), settled: Cell::new(false) })
+    }
+
+    /// Takes old connections out of use.
+    pub(crate) fn sweep(&self) {
+        for (nth, connection) in self.open.borrow().iter().enumerate() {
+            let less = MAX_AGE / 10 * (nth as u32 % 8) / 8;
+            if connection.opened.elapsed() > MAX_AGE - less {
+                connection.retire();
+            }
+        }
     }
 
     /// No new streams; each connection closes after its last.
@@ -225,8 +280,18 @@ async fn open(
         .enable_push(false)
         .handshake::<_, Bytes>(io);
     let (send, mut h2) = drainer.drive(handshake).await.map_err(std::io::Error::other)?;
-    let (retired, idle) = (Cell::new(false), Notify::new());
-    let connection = Rc::new(Connection { send, watch, streams: Cell::new(0), retired, idle });
+    let now = Instant::now();
+    let connection = Rc::new(Connection {
+        send,
+        watch,
+        streams: Cell::new(0),
+        lent: Cell::new(0),
+        opened: now,
+        resets: Cell::new(0),
+        resets_since: Cell::new(now),
+        retired: Cell::new(false),
+        idle: Notify::new(),
+    });
     let held = connection.clone();
     let task = async move {
         let pings = h2.ping_pong();

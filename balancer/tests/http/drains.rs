@@ -49,7 +49,7 @@ async fn answered_by(client: &mut Peer, upstream: &mut Peer, endpoint: &Endpoint
     response.field("tidelock-affinity").unwrap().to_owned()
 }
 
-async fn closed(upstream: &mut Peer) {
+pub(crate) async fn closed(upstream: &mut Peer) {
     loop {
         match upstream.next().await {
             Event::GoAway { .. } => {}

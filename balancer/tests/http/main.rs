@@ -17,6 +17,7 @@ mod h2_last_frame;
 mod h3_early_response;
 mod h4_truncation;
 mod h5_replay;
+mod h6_reset_budget;
 mod h8_websockets;
 mod leaving;
 mod limits;

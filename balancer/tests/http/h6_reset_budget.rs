@@ -1,0 +1,61 @@
+//! H6: an endpoint that closes connections on which much is cancelled (Bandit at 500 in 10 s) does
+//! not get to: before that, new streams go to another connection.
+
+use crate::drains::closed;
+use crate::fleet::{Endpoint, Fleet, H2c, config};
+use crate::frames::CANCEL;
+
+#[tokio::test]
+async fn cancels_are_spread_and_cost_nobody_else() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut quiet = fleet.h2().await;
+    let patient = quiet.get("/patient").await;
+    let mut first = endpoint.h2().await;
+    let at = first.expect_request().await.stream;
+
+    let mut client = fleet.h2().await;
+    // One after the other, as browsers do it.
+    for _ in 0..200 {
+        let stream = client.get("/").await;
+        let theirs = first.expect_request().await.stream;
+        client.reset(stream, CANCEL).await;
+        assert_eq!(first.expect_reset(theirs).await, CANCEL);
+    }
+    // The budget is spent: the next stream is on a new connection, the patient one on the old.
+    let stream = client.get("/next").await;
+    let mut second = endpoint.h2().await;
+    let theirs = second.expect_request().await.stream;
+    second.respond(theirs, "200", b"second").await;
+    assert_eq!(client.response(stream).await.whole(), ("200", &b"second"[..]));
+    first.respond(at, "200", b"first").await;
+    assert_eq!(quiet.response(patient).await.whole(), ("200", &b"first"[..]));
+    closed(&mut first).await;
+}
+
+/// Streams that end by themselves are not counted.
+#[tokio::test]
+async fn whole_exchanges_spend_nothing() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let mut upstream = None;
+    for n in 0..450 {
+        let stream = match n % 3 {
+            0 => client.get("/").await,
+            1 => client.request("HEAD", "/", &[], true).await,
+            _ => {
+                let stream = client.request("POST", "/", &[], false).await;
+                client.data(stream, b"body", true).await;
+                stream
+            }
+        };
+        let upstream = match &mut upstream {
+            Some(upstream) => upstream,
+            none => none.insert(endpoint.h2().await),
+        };
+        let theirs = upstream.expect_request().await.stream;
+        upstream.respond(theirs, "200", if n % 3 == 1 { b"" } else { b"ok" }).await;
+        assert_eq!(client.response(stream).await.whole().0, "200", "{n}");
+    }
+}
