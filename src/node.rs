@@ -172,6 +172,9 @@ fn balancer_config(config: &Config) -> tidelock_balancer::Config {
         listeners: listeners.collect(),
         limits: tidelock_balancer::Limits {
             max_connections: limits.max_connections,
+            max_connections_per_client: limits.max_connections_per_client,
+            max_resets_per_connection: limits.max_resets_per_connection,
+            min_upload_bytes_per_second: limits.min_upload_bytes_per_second as u64,
             max_streams_per_connection: limits.max_streams_per_connection,
             max_header_bytes: limits.max_header_bytes as u32,
             max_header_count: limits.max_header_count,

@@ -133,6 +133,11 @@ impl Access {
         }
     }
 
+    /// Whether the client broke off.
+    pub(crate) fn is_aborted(&self) -> bool {
+        self.end == End::Aborted
+    }
+
     pub(crate) fn aborted(&mut self) {
         if self.end == End::Running {
             self.end = End::Aborted;

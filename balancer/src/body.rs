@@ -29,6 +29,8 @@ pub(crate) enum Abort {
     Malformed,
     /// Nothing came in time.
     Idle,
+    /// What came, came too slowly.
+    Slow,
 }
 
 /// A body being received.

@@ -57,6 +57,14 @@ pub struct TlsFiles {
 pub struct Limits {
     /// Downstream connections of the node; beyond it a connection is closed when accepted.
     pub max_connections: usize,
+    /// Downstream connections from one address, over all listeners; 0 is no limit.
+    pub max_connections_per_client: usize,
+    /// Requests that a client may break off on one HTTP/2 connection within 10 s; beyond it the
+    /// connection ends with ENHANCE_YOUR_CALM.
+    pub max_resets_per_connection: usize,
+    /// Bytes a second of an upload of known length, while the balancer waits for them; below it,
+    /// over 20 s of waiting, 408. 0 is no limit.
+    pub min_upload_bytes_per_second: u64,
     /// Streams of one downstream HTTP/2 connection; one more is refused with REFUSED_STREAM.
     pub max_streams_per_connection: u32,
     /// Bytes of a request's header fields; beyond it 431.
@@ -90,6 +98,9 @@ impl Default for Limits {
     fn default() -> Self {
         Limits {
             max_connections: 65_536,
+            max_connections_per_client: 0,
+            max_resets_per_connection: 500,
+            min_upload_bytes_per_second: 64,
             max_streams_per_connection: 128,
             max_header_bytes: 16 * 1024,
             max_header_count: 100,

@@ -44,6 +44,10 @@ pub(crate) async fn serve(
         }
         Err(_) => return worker.counters.handshakes_failed.add(),
     };
+    let Some(_place) = worker.clients.enter(client.ip()) else {
+        debug!(client = %client.ip(), "one connection too many of this client");
+        return worker.counters.connections_refused.add();
+    };
     let is_trusted = worker.config.trusted.iter().any(|range| range.contains(&client.ip().to_canonical()));
     let client = Rc::new(Client::new(client.ip(), matches!(socket, Socket::Tls(_)), is_trusted));
     if is_h2 {

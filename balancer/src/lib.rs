@@ -9,6 +9,7 @@
 mod access;
 mod attempt;
 mod body;
+mod clients;
 mod config;
 mod downstream;
 mod exchange;
@@ -50,6 +51,7 @@ use tracing::error;
 pub use config::{ClientAuth, Config, Limits, ListenerConfig, ListenerTls, Timeouts, TlsFiles};
 pub use tls::TlsError;
 
+use clients::Clients;
 use feed::Registry;
 use listener::Listener;
 use telemetry::{AccessLog, Counters};
@@ -120,8 +122,10 @@ impl Balancer {
         let log = config.access_log.then(AccessLog::start).transpose().map_err(StartError::Thread)?;
         let (log, log_writer) = log.unzip();
         let registry = Registry::new(count);
-        let (stage, stage_seen) = watch::channel(Stage::Serving);
-        let shared = Shared { config: Arc::new(config), registry: registry.clone(), stage: stage_seen.clone(), log };
+        let (to_stage, stage_seen) = watch::channel(Stage::Serving);
+        let clients = Clients::new(config.limits.max_connections_per_client);
+        let (config, stage) = (Arc::new(config), stage_seen.clone());
+        let shared = Shared { config, registry: registry.clone(), clients, stage, log };
         let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));
         let (reporter, reports) = watch::channel(NodeReport::default());
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
@@ -135,7 +139,7 @@ impl Balancer {
         }
         tokio::spawn(feed::run(registry, tickets, tables, to_workers, reporter, stage_seen));
         tokio::spawn(follow_certificates(certificates));
-        Ok(Balancer { addresses, reports, counters, stage, workers, ended, log_writer, open })
+        Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open })
     }
 
     /// What the listeners are bound to, in the order of the configuration.

@@ -34,6 +34,9 @@ pub(crate) enum OutBody {
 /// One request, from its head to its response's.
 pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: &Interim) -> Outbound {
     let mut source = Source::new(body, exchange.worker.config.limits.retry_body_bytes);
+    if exchange.length.is_some() {
+        source.demand(exchange.worker.config.limits.min_upload_bytes_per_second);
+    }
     loop {
         let Some((choice, endpoint, lease)) = exchange.next() else {
             let reason = exchange.reason();
@@ -47,6 +50,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
                 return Outbound::Response(response.map(OutBody::Proxied), exchange.access);
             }
             Err(Failed::Client(Abort::Malformed)) => return own(exchange.access, Reason::BadBody, Received::Empty),
+            Err(Failed::Client(Abort::Slow)) => return own(exchange.access, Reason::SlowRequest, Received::Empty),
             Err(Failed::Client(_)) => return aborted(exchange.access),
             Err(Failed::Endpoint(failure, rest)) => {
                 source = rest;

@@ -13,6 +13,8 @@ pub(crate) enum Reason {
     BadHost,
     BadFraming,
     BadBody,
+    /// The head or the body came too slowly.
+    SlowRequest,
     UnknownHost,
     NoRoute,
     TargetTooLong,
@@ -50,6 +52,7 @@ impl Reason {
                 (StatusCode::BAD_REQUEST, "bad-framing", "The request's length is stated in more than one way.")
             }
             Reason::BadBody => (StatusCode::BAD_REQUEST, "bad-body", "The request's body is malformed."),
+            Reason::SlowRequest => (StatusCode::REQUEST_TIMEOUT, "slow-request", "The request came too slowly."),
             Reason::UnknownHost => {
                 (StatusCode::MISDIRECTED_REQUEST, "unknown-host", "No route of this balancer is for this host.")
             }

@@ -15,6 +15,7 @@ use tidelock_core::table::{PoolTable, Table};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
+use crate::clients::Clients;
 use crate::config::Config;
 use crate::feed::Registry;
 use crate::flag::Flag;
@@ -36,6 +37,7 @@ pub(crate) struct Worker {
     pub(crate) stage: watch::Receiver<Stage>,
     /// Up from `Stage::Leaving` on.
     pub(crate) leaving: Rc<Flag>,
+    pub(crate) clients: Arc<Clients>,
     registry: Arc<Registry>,
     view: RefCell<Rc<View>>,
     random: Cell<u64>,
@@ -80,6 +82,7 @@ impl Availability for PoolView {
 pub(crate) struct Shared {
     pub(crate) config: Arc<Config>,
     pub(crate) registry: Arc<Registry>,
+    pub(crate) clients: Arc<Clients>,
     pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) log: Option<AccessLog>,
 }
@@ -95,6 +98,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             stage: shared.stage,
             leaving: Rc::default(),
+            clients: shared.clients,
             registry: shared.registry,
             view: RefCell::new(Rc::new(view)),
             random: Cell::new(seed()),

@@ -10,6 +10,16 @@ pub(crate) struct Limits {
     /// Connections from clients over all listeners of the node. Default 65,536: about 2 GiB at
     /// 32 KiB each. One more is accepted and closed at once, and counted.
     pub max_connections: usize,
+    /// Connections from one client address. Default 0, no limit: behind one address there may be a
+    /// whole company. One more is accepted and closed at once, and counted.
+    pub max_connections_per_client: usize,
+    /// Requests that a client may break off on one HTTP/2 connection within 10 s. Default 500: a
+    /// browser that leaves a page cancels some dozens, an attacker thousands. Then the connection
+    /// ends with ENHANCE_YOUR_CALM.
+    pub max_resets_per_connection: usize,
+    /// How fast the body of a request must come whose length is known, in bytes a second over 20 s
+    /// in which the balancer waits for it. Default 64, a modem's crawl; 0 is no limit. Then 408.
+    pub min_upload_bytes_per_second: usize,
     /// Streams at once on one HTTP/2 connection. Default 128, above the 100 that RFC 9113 section
     /// 6.5.2 asks for. One more is refused with REFUSED_STREAM; the others go on.
     pub max_streams_per_connection: u32,
@@ -55,6 +65,9 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     let size = |key, range, default| section.number(key, range, default) as usize;
     Limits {
         max_connections: size("max_connections", 1..=10_000_000, 65_536),
+        max_connections_per_client: size("max_connections_per_client", 0..=10_000_000, 0),
+        max_resets_per_connection: size("max_resets_per_connection", 1..=1_000_000, 500),
+        min_upload_bytes_per_second: size("min_upload_bytes_per_second", 0..=MIB, 64),
         max_streams_per_connection: section.number("max_streams_per_connection", 1..=65_536, 128) as u32,
         max_header_bytes: size("max_header_bytes", 1_024..=MIB, 16_384),
         max_path_bytes: size("max_path_bytes", 256..=MIB, 8_192),

@@ -10,7 +10,6 @@ use std::task::{Context, Poll, ready};
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version, header};
 use tokio::time::{Sleep, sleep};
-use tracing::debug;
 
 use crate::access::Access;
 use crate::attempt::{Interim, Proxied};
@@ -47,7 +46,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>) {
     let end = loop {
         let after = match connection.next_head().await {
             Next::Head(head) => Box::pin(connection.exchange(head)).await,
-            Next::Bad(bad) => Box::pin(connection.refuse(bad)).await,
+            Next::Refused(reason) => Box::pin(connection.refuse(reason)).await,
             Next::End => return,
         };
         if after != After::Next {
@@ -69,7 +68,8 @@ struct Connection {
 #[allow(clippy::large_enum_variant, reason = "nearly every one is a head")]
 enum Next {
     Head(RequestHead),
-    Bad(BadHead),
+    /// What came is no head, or not in time.
+    Refused(Reason),
     /// The client has closed, or nothing came in time, or the node leaves.
     End,
 }
@@ -112,7 +112,7 @@ impl Connection {
                 match self.reader.request(&mut wire.input, limits) {
                     Ok(Some(head)) => return Poll::Ready(Next::Head(head)),
                     Ok(None) => {}
-                    Err(bad) => return Poll::Ready(Next::Bad(bad)),
+                    Err(bad) => return Poll::Ready(Next::Refused(reason(bad))),
                 }
                 match wire.poll_fill(cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {}
@@ -122,10 +122,7 @@ impl Connection {
             }
             if self.reader.has_begun() {
                 let timer = head_timer.get_or_insert_with(|| Box::pin(sleep(head_limit)));
-                return timer.as_mut().poll(cx).map(|()| {
-                    debug!("a request's head took too long");
-                    Next::End
-                });
+                return timer.as_mut().poll(cx).map(|()| Next::Refused(Reason::SlowRequest));
             }
             if Pin::new(&mut self.leaving).poll(cx).is_ready() {
                 return Poll::Ready(Next::End);
@@ -355,14 +352,7 @@ impl Connection {
     }
 
     /// A head that is none: it is answered, and nobody knows where the next one begins.
-    async fn refuse(&mut self, bad: BadHead) -> After {
-        let reason = match bad {
-            BadHead::Malformed => Reason::BadRequest,
-            BadHead::Framing => Reason::BadFraming,
-            BadHead::Version => Reason::BadVersion,
-            BadHead::TooLarge => Reason::HeadersTooLarge,
-            BadHead::TargetTooLong => Reason::TargetTooLong,
-        };
+    async fn refuse(&mut self, reason: Reason) -> After {
         let access = Access::of_no_head(&self.worker, &self.client);
         let Outbound::Response(response, access) = proxy::own(access, reason, Received::Empty) else {
             return After::Close;
@@ -408,6 +398,16 @@ enum Unsent {
     Gone,
     /// There is no more of it: it must not look whole (H4).
     Cut,
+}
+
+fn reason(bad: BadHead) -> Reason {
+    match bad {
+        BadHead::Malformed => Reason::BadRequest,
+        BadHead::Framing => Reason::BadFraming,
+        BadHead::Version => Reason::BadVersion,
+        BadHead::TooLarge => Reason::HeadersTooLarge,
+        BadHead::TargetTooLong => Reason::TargetTooLong,
+    }
 }
 
 /// Whether the client has closed. Told by reading, as long as that is not the body's to do.

@@ -8,6 +8,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -41,6 +42,7 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// ENHANCE_YOUR_CALM (the library's default of 20 hits browsers).
 const PENDING_RESETS: usize = 200;
 
+const RESETS_WINDOW: Duration = Duration::from_secs(10);
 /// The last piece of a response is left to the library if it is no larger.
 const SENT_AT_ONCE: usize = 16 * 1024;
 
@@ -84,6 +86,7 @@ async fn run<I>(
     let mut left = false;
     let mut idle = IdleTimer::new(worker.config.timeouts.downstream_idle);
     let turn = Turn::new();
+    let mut resets = Resets::new(worker.config.limits.max_resets_per_connection);
     poll_fn(|cx| {
         if !left && Pin::new(&mut leaving).poll(cx).is_ready() {
             left = true;
@@ -93,7 +96,12 @@ async fn run<I>(
         let ended = turn.run(cx, |cx| {
             // The requests first: what they have produced is framed with what the connection does
             // next, and leaves in the one write behind it.
-            while let Poll::Ready(Some(())) = requests.poll_next_unpin(cx) {}
+            while let Poll::Ready(Some(ended)) = requests.poll_next_unpin(cx) {
+                if ended == Ended::BrokenOff && resets.is_too_much() {
+                    worker.counters.connections_calmed.add();
+                    connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                }
+            }
             let before = requests.len();
             loop {
                 match connection.poll_accept(cx) {
@@ -130,15 +138,47 @@ async fn run<I>(
     let _ = tokio::time::timeout(worker.config.timeouts.handshake, poll_fn(|cx| drainer.poll_drain(cx))).await;
 }
 
+/// How a request has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ended {
+    Served,
+    /// By its client, before it had its response.
+    BrokenOff,
+}
+
+/// Requests that were broken off within [`RESETS_WINDOW`] (H12). The library's own limit sees only
+/// those that it has not handed out yet: an attacker who waits a moment before each reset
+/// (CVE-2023-44487, paced) passes it, and each of them has cost an endpoint a request.
+struct Resets {
+    most: usize,
+    count: usize,
+    since: Instant,
+}
+
+impl Resets {
+    fn new(most: usize) -> Resets {
+        Resets { most, count: 0, since: Instant::now() }
+    }
+
+    /// Counts one more.
+    fn is_too_much(&mut self) -> bool {
+        if self.since.elapsed() >= RESETS_WINDOW {
+            (self.since, self.count) = (Instant::now(), 0);
+        }
+        self.count += 1;
+        self.count > self.most
+    }
+}
+
 /// Fires when a connection has had no request for a time. The timer is moved only when it fires.
 struct IdleTimer {
-    limit: std::time::Duration,
+    limit: Duration,
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl IdleTimer {
-    fn new(limit: std::time::Duration) -> IdleTimer {
+    fn new(limit: Duration) -> IdleTimer {
         IdleTimer { limit, since: None, timer: None }
     }
 
@@ -167,7 +207,7 @@ fn answer(
     client: &Rc<Client>,
     request: Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
-) -> impl Future<Output = ()> + use<> {
+) -> impl Future<Output = Ended> + use<> {
     let (mut head, body) = request.into_parts();
     let body = Received::h2(body);
     let accept = match head.method {
@@ -195,14 +235,16 @@ fn answer(
             },
         };
         match outbound {
-            None => {}
+            None => Ended::BrokenOff,
             Some(Outbound::Abort(access)) => {
                 drop(access);
                 respond.send_reset(Reason::CANCEL);
+                Ended::BrokenOff
             }
             Some(Outbound::Response(response, access)) => send(&worker, respond, response, access, is_head).await,
             Some(Outbound::Switch(head, access, body, tunnel)) => {
                 Box::pin(switch(respond, head, access, body, tunnel)).await;
+                Ended::Served
             }
         }
     }
@@ -266,15 +308,17 @@ async fn send(
     response: Response<OutBody>,
     mut access: Access,
     is_head: bool,
-) {
+) -> Ended {
     let (head, body) = response.into_parts();
     let rest = match body {
         OutBody::Own(text, rest) => {
-            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), is_head) else { return };
+            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), is_head) else {
+                return Ended::BrokenOff;
+            };
             if !is_head {
                 access.sent(text.len());
                 if stream.send_data(text, true).is_err() {
-                    return;
+                    return Ended::BrokenOff;
                 }
             }
             rest
@@ -282,13 +326,14 @@ async fn send(
         OutBody::Proxied(mut body) => {
             let end = body.is_end();
             let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), end) else {
-                return access.aborted();
+                access.aborted();
+                return Ended::BrokenOff;
             };
             if end {
                 body.ended_with_head();
                 access.whole();
             } else if !forward(&mut stream, &mut body, &mut access).await {
-                return;
+                return if access.is_aborted() { Ended::BrokenOff } else { Ended::Served };
             }
             body.finish()
         }
@@ -300,6 +345,7 @@ async fn send(
         let limits = &worker.config.limits;
         upload::drain(rest, limits.early_response_drain_bytes, worker.config.timeouts.early_response_drain).await;
     }
+    Ended::Served
 }
 
 /// Forwards a body; false when it did not get to its end.

@@ -10,6 +10,7 @@ mod huffman;
 mod back_pressure;
 mod drains;
 mod h10_client;
+mod h12_floods;
 mod h17_interim;
 mod h1_connections;
 mod h1_framing;

@@ -1,0 +1,96 @@
+//! H12, H18: what a client may cost is bounded, and whoever goes beyond it pays alone.
+
+use std::time::Duration;
+
+use tidelock_balancer::{Config, Limits};
+
+use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
+use crate::frames::{CANCEL, Event};
+use crate::http1::Http1;
+
+const ENHANCE_YOUR_CALM: u32 = 0xb;
+
+/// The paced rapid reset: each request reaches the endpoint before it is broken off, so that the
+/// HTTP/2 library sees nothing wrong with it.
+#[tokio::test]
+async fn a_client_that_breaks_off_too_much_loses_its_connection() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_resets_per_connection: 20, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let mut other = fleet.h2().await;
+    let running = other.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+
+    let mut client = fleet.h2().await;
+    for _ in 0..=20 {
+        let stream = client.get("/").await;
+        let theirs = upstream.expect_request().await.stream;
+        client.reset(stream, CANCEL).await;
+        assert_eq!(upstream.expect_reset(theirs).await, CANCEL);
+    }
+    let ended = loop {
+        match client.next().await {
+            Event::GoAway { code, .. } => break code,
+            Event::Closed => panic!("without a word"),
+            _ => {}
+        }
+    };
+    assert_eq!(ended, ENHANCE_YOUR_CALM);
+    upstream.respond(at, "200", b"ok").await;
+    assert_eq!(other.response(running).await.whole(), ("200", &b"ok"[..]), "nobody else notices");
+    let mut metrics = String::new();
+    fleet.balancer.metrics().write(&mut metrics);
+    assert!(metrics.contains("tidelock_downstream_connections_calmed_total 1\n"), "{metrics}");
+}
+
+#[tokio::test]
+async fn one_connection_too_many_of_a_client_is_closed_alone() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_connections_per_client: 2, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H1, &[&endpoint]).await;
+    let mut kept = Vec::new();
+    for _ in 0..2 {
+        let mut client = fleet.h1().await;
+        assert!(is_served(&mut client, &endpoint).await);
+        kept.push(client);
+    }
+    let mut third = fleet.h1().await;
+    assert!(!is_served(&mut third, &endpoint).await);
+    drop(kept.pop());
+    // The place is free as soon as the balancer has seen the end.
+    let begun = std::time::Instant::now();
+    while !is_served(&mut fleet.h1().await, &endpoint).await {
+        assert!(begun.elapsed() < Duration::from_secs(5));
+    }
+    assert!(is_served(&mut kept[0], &endpoint).await, "the others go on");
+}
+
+async fn is_served(client: &mut Http1, endpoint: &Endpoint) -> bool {
+    client.get("/").await;
+    let answer = async {
+        let mut upstream = endpoint.h1().await;
+        upstream.head().await;
+        upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+    };
+    tokio::select! {
+        head = client.try_head() => head.is_some(),
+        () = answer => client.try_head().await.is_some(),
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_crawls_is_told_so() {
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.request_head = Duration::from_millis(100);
+    let fleet = Fleet::serving(config, H1, &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    client.write("GET / HTTP/1.1\r\nhost: app").await;
+    let (head, _) = client.response().await;
+    assert_eq!(
+        (head.status(), head.field("tidelock-reason"), head.field("connection")),
+        ("408", Some("slow-request"), Some("close"))
+    );
+    assert!(client.rest().await.is_empty());
+}
