@@ -106,7 +106,7 @@ impl Default for Limits {
             max_header_count: 100,
             max_path_bytes: 8 * 1024,
             retry_body_bytes: 64 * 1024,
-            early_response_drain_bytes: 64 * 1024,
+            early_response_drain_bytes: 1024 * 1024,
         }
     }
 }

