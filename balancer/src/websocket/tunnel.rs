@@ -54,6 +54,13 @@ enum State {
     Ended,
 }
 
+/// Which side of a direction has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Broken {
+    Sender,
+    Receiver,
+}
+
 impl Tunnel {
     pub(super) fn new(upstream: Box<dyn Side>, endpoint: &Rc<Endpoint>, lease: Lease, idle: Duration) -> Tunnel {
         Tunnel {
@@ -77,9 +84,16 @@ impl Tunnel {
             self.down.close(close(RESTART));
         }
         let restarts = self.lease.is_leaving();
-        let up = self.up.poll(downstream, &mut *self.upstream, &mut self.idle, false, cx);
+        let mut up = self.up.poll(downstream, &mut *self.upstream, &mut self.idle, false, cx);
+        if up == Poll::Ready(Err(Broken::Receiver)) {
+            // The endpoint takes no more. What it has said before that is still the client's to
+            // hear, a close with its reason above all.
+            self.up.state = State::Quiet;
+            self.closing.get_or_insert_with(|| Idle::new(CLOSE_TIME));
+            up = self.up.poll(downstream, &mut *self.upstream, &mut self.idle, false, cx);
+        }
         let down = self.down.poll(&mut *self.upstream, downstream, &mut self.idle, restarts, cx);
-        if matches!((&up, &down), (Poll::Ready(Err(Gone)), _) | (_, Poll::Ready(Err(Gone)))) {
+        if matches!((up, down), (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_)))) {
             return Poll::Ready(());
         }
         let is_answered = self.down.state == State::Quiet && self.up.frames.has_closed();
@@ -113,30 +127,30 @@ impl Direction {
         idle: &mut Idle,
         restarts: bool,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(), Gone>> {
+    ) -> Poll<Result<(), Broken>> {
         loop {
             match &mut self.state {
                 State::Ended => return Poll::Ready(Ok(())),
                 State::Ending => {
-                    ready!(to.poll_sent(cx))?;
+                    ready!(to.poll_sent(cx)).map_err(|Gone| Broken::Receiver)?;
                     ready!(to.poll_end(cx));
                     self.state = State::Ended;
                     continue;
                 }
                 State::Closed => {
-                    ready!(to.poll_sent(cx))?;
+                    ready!(to.poll_sent(cx)).map_err(|Gone| Broken::Receiver)?;
                     self.state = State::Quiet;
                 }
                 State::Closing(frame) if self.frames.is_at_boundary() => {
-                    ready!(to.poll_sent(cx))?;
+                    ready!(to.poll_sent(cx)).map_err(|Gone| Broken::Receiver)?;
                     to.send(std::mem::take(frame).into());
                     self.state = State::Closed;
                     continue;
                 }
-                State::Open | State::Closing(_) => ready!(to.poll_sent(cx))?,
+                State::Open | State::Closing(_) => ready!(to.poll_sent(cx)).map_err(|Gone| Broken::Receiver)?,
                 State::Quiet => {}
             }
-            let data = ready!(from.poll_receive(cx))?;
+            let data = ready!(from.poll_receive(cx)).map_err(|Gone| Broken::Sender)?;
             if data.is_empty() {
                 self.state = if self.state == State::Quiet { State::Ended } else { State::Ending };
                 continue;
@@ -172,4 +186,81 @@ fn with_restart(data: Bytes, second: usize) -> Bytes {
     let mut data = BytesMut::from(data);
     data[second] = RESTART.to_be_bytes()[1];
     data.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+    use std::task::Waker;
+
+    use tidelock_core::id::EndpointId;
+
+    use super::*;
+    use crate::lease::{EndpointState, Gate};
+
+    /// A side that says what is in `says` and then waits, and writes down what it is sent.
+    #[derive(Default)]
+    struct Script {
+        says: VecDeque<&'static [u8]>,
+        takes_nothing: bool,
+        /// It takes nothing for so many turns.
+        slow: usize,
+        heard: Rc<RefCell<Vec<u8>>>,
+    }
+
+    impl Side for Script {
+        fn poll_receive(&mut self, _: &mut Context<'_>) -> Poll<Result<Bytes, Gone>> {
+            self.says.pop_front().map_or(Poll::Pending, |said| Poll::Ready(Ok(Bytes::from_static(said))))
+        }
+
+        fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+            if self.slow > 0 {
+                self.slow -= 1;
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(if self.takes_nothing { Err(Gone) } else { Ok(()) })
+        }
+
+        fn send(&mut self, data: Bytes) {
+            self.heard.borrow_mut().extend_from_slice(&data);
+        }
+
+        fn poll_end(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    fn tunnel(upstream: Script) -> Tunnel {
+        let state = EndpointState::new(EndpointId(1), 1, Gate::Open);
+        let lease = Lease::take(&state, 0, false).unwrap();
+        let address = "127.0.0.1:1".parse().unwrap();
+        let endpoint = Rc::new(Endpoint::new(EndpointId(1), "a".parse().unwrap(), address, state));
+        Tunnel::new(Box::new(upstream), &endpoint, lease, Duration::from_secs(60))
+    }
+
+    /// It refuses what it was sent, says why, and closes: what the client sends meanwhile cannot be
+    /// delivered, and must not take the reason along, though the client is slow to hear it.
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoints_last_words_are_heard() {
+        let last: &[u8] = b"\x81\x02no\x88\x02\x03\xea";
+        let upstream = Script { says: [last, b""].into(), takes_nothing: true, ..Script::default() };
+        let mut downstream =
+            Script { says: [&b"\x83\x80\0\0\0\0"[..], b"\x88\x80\0\0\0\0", b""].into(), ..Script::default() };
+        let heard = downstream.heard.clone();
+        let mut tunnel = tunnel(upstream);
+        let end = std::future::poll_fn(|cx| tunnel.poll(&mut downstream, cx));
+        tokio::time::timeout(CLOSE_TIME * 2, end).await.unwrap();
+        assert_eq!(*heard.borrow(), last);
+    }
+
+    /// A client that has gone cannot be told anything.
+    #[test]
+    fn a_client_that_takes_no_more_ends_the_tunnel() {
+        let upstream = Script { says: [&b"\x81\x01a"[..]].into(), ..Script::default() };
+        let mut downstream = Script { takes_nothing: true, ..Script::default() };
+        let cx = &mut Context::from_waker(Waker::noop());
+        assert!(tunnel(upstream).poll(&mut downstream, cx).is_ready());
+    }
 }
