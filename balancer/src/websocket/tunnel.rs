@@ -246,8 +246,8 @@ mod tests {
     async fn an_endpoints_last_words_are_heard() {
         let last: &[u8] = b"\x81\x02no\x88\x02\x03\xea";
         let upstream = Script { says: [last, b""].into(), takes_nothing: true, ..Script::default() };
-        let mut downstream =
-            Script { says: [&b"\x83\x80\0\0\0\0"[..], b"\x88\x80\0\0\0\0", b""].into(), ..Script::default() };
+        let says = [&b"\x83\x80\0\0\0\0"[..], b"\x88\x80\0\0\0\0", b""].into();
+        let mut downstream = Script { says, slow: 3, ..Script::default() };
         let heard = downstream.heard.clone();
         let mut tunnel = tunnel(upstream);
         let end = std::future::poll_fn(|cx| tunnel.poll(&mut downstream, cx));
