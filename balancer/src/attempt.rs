@@ -182,7 +182,12 @@ impl Proxied {
                 Poll::Ready(piece)
             }
             Poll::Pending => match self.idle.poll(cx) {
-                Poll::Ready(()) => Poll::Ready(self.broken(Abort::Idle)),
+                Poll::Ready(()) => {
+                    if let Way::H2(running) = &self.way {
+                        running.suspect();
+                    }
+                    Poll::Ready(self.broken(Abort::Idle))
+                }
                 Poll::Pending => Poll::Pending,
             },
         }

@@ -38,6 +38,8 @@ pub(crate) enum Uploaded {
 /// frame that bears data when the length is known (H2). The last frame of a longer body waits for
 /// a sign that the endpoint reads, for its answer, or for `hold_back` to pass: an app that answers
 /// without reading then never has END_STREAM in its queue, which is what Bandit complains about.
+/// An endpoint with a wide window takes bodies in unread and says nothing of reading: there it does
+/// not wait.
 pub(crate) struct H2Upload {
     source: Source,
     stream: SendStream<Bytes>,
@@ -55,6 +57,8 @@ pub(crate) struct H2Upload {
     /// A response has begun: there is nothing to wait for.
     answered: bool,
     moved: bool,
+    /// The client's bytes are what it waits for.
+    starved: bool,
 }
 
 impl H2Upload {
@@ -65,6 +69,7 @@ impl H2Upload {
         hold_back: Duration,
         sign: Rc<UploadSign>,
     ) -> H2Upload {
+        let hold_back = if sign.will_tell() { hold_back } else { Duration::ZERO };
         H2Upload {
             source,
             stream,
@@ -78,7 +83,13 @@ impl H2Upload {
             hold: None,
             answered: false,
             moved: false,
+            starved: false,
         }
+    }
+
+    /// Whether it waits for the client, and not for the endpoint.
+    pub(crate) fn is_starved(&self) -> bool {
+        self.starved
     }
 
     /// The response has begun.
@@ -117,7 +128,9 @@ impl H2Upload {
             if self.ending {
                 return self.poll_end(cx);
             }
-            match ready!(self.source.poll_piece(cx)) {
+            let piece = self.source.poll_piece(cx);
+            self.starved = piece.is_pending();
+            match ready!(piece) {
                 Piece::Data(data) => {
                     self.moved = true;
                     if let Some(left) = &mut self.left {
@@ -230,7 +243,7 @@ impl H2Upload {
 
     /// Waits until the endpoint is seen to read, where there is something that it could have read.
     fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.begun || self.answered || self.sign.poll_reads(cx.waker()) {
+        if !self.begun || self.answered || self.hold_back.is_zero() || self.sign.poll_reads(cx.waker()) {
             return Poll::Ready(());
         }
         if let Poll::Ready(_gone) = self.stream.poll_reset(cx) {

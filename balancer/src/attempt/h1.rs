@@ -42,6 +42,8 @@ struct Upload {
     /// All of it is in the wire's hands, not yet in the socket's.
     is_written: bool,
     moved: bool,
+    /// The client's bytes are what it waits for.
+    starved: bool,
 }
 
 impl Attempt<'_> {
@@ -72,7 +74,7 @@ impl Attempt<'_> {
         let head = &exchange.head;
         let (path, host) = (exchange.path.as_str(), exchange.host.authority.as_str());
         request_head(lent.wire.buffer(), &head.method, path, host, &head.headers, encoder);
-        let mut upload = Upload { source, encoder, ended: None, is_written: false, moved: false };
+        let mut upload = Upload { source, encoder, ended: None, is_written: false, moved: false, starved: false };
         let mut wait = FirstByte::new(&self.pool.timeouts);
         let mut cut = self.endpoint.until_cut();
         let mut reader = HeadReader::default();
@@ -91,7 +93,10 @@ impl Attempt<'_> {
             if std::mem::take(&mut upload.moved) {
                 wait.moved();
             }
-            wait.poll(cx, upload.ended.is_none()).map(|()| Err(Wait::Endpoint(Failure::Timeout)))
+            wait.poll(cx, upload.ended.is_none()).map(|()| match upload.starved {
+                true => Err(Wait::Client(Abort::Slow)),
+                false => Err(Wait::Endpoint(Failure::Timeout)),
+            })
         })
         .await;
         match outcome {
@@ -157,7 +162,9 @@ impl Upload {
             if wire.is_broken() {
                 return Poll::Ready(Uploaded::Refused);
             }
-            let Poll::Ready(piece) = self.source.poll_piece(cx) else {
+            let piece = self.source.poll_piece(cx);
+            self.starved = piece.is_pending();
+            let Poll::Ready(piece) = piece else {
                 // What is there goes out while the client makes more.
                 let _ = wire.poll_drain(cx);
                 return Poll::Pending;

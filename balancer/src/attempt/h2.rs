@@ -8,7 +8,7 @@ use http::{Response, StatusCode};
 use tidelock_core::retry::Failure;
 
 use super::{Attempt, Failed, Proxied, Wait, Way};
-use crate::body::{Piece, Received};
+use crate::body::{Abort, Piece, Received};
 use crate::lease::Lease;
 use crate::source::Source;
 use crate::timers::FirstByte;
@@ -20,6 +20,8 @@ use crate::upstream::h2::Slot;
 pub(crate) struct Running {
     download: Received,
     pump: Option<Box<H2Upload>>,
+    /// The connection's reads, when something came last.
+    reads: u64,
     /// Dropped last: the stream's place is free.
     slot: Slot,
 }
@@ -35,6 +37,7 @@ impl Attempt<'_> {
             },
         };
         let end = source.is_end();
+        let reads = slot.watch().reads();
         let request = self.exchange.h2_request(self.pool.strip_content_length);
         let sent = slot.send().send_request(request, end);
         let (response, stream) = match sent {
@@ -83,7 +86,10 @@ impl Attempt<'_> {
                 // handle goes, which sends nothing.
                 idle_source = pump.take().map(|pump| pump.into_source());
             }
-            wait.poll(cx, pump.is_some()).map(|()| Err(Wait::Endpoint(Failure::Timeout)))
+            wait.poll(cx, pump.is_some()).map(|()| match &pump {
+                Some(pump) if pump.is_starved() => Err(Wait::Client(Abort::Slow)),
+                _ => Err(Wait::Endpoint(Failure::Timeout)),
+            })
         })
         .await;
         match outcome {
@@ -100,14 +106,16 @@ impl Attempt<'_> {
                     pump.answered();
                 }
                 let (parts, body) = head.into_parts();
-                let way = Way::H2(Running { download: Received::h2_answer(body, sign), pump, slot });
+                let reads = slot.watch().reads();
+                let way = Way::H2(Running { download: Received::h2_answer(body, sign), pump, reads, slot });
                 let proxied = Proxied::new(way, self.pool.timeouts.idle_ms.duration(), lease);
                 Ok(Response::from_parts(parts, proxied))
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
             Err(Wait::Endpoint(failure)) => {
-                if failure != Failure::Timeout {
-                    slot.settle();
+                match failure {
+                    Failure::Timeout => slot.suspect(reads),
+                    _ => slot.settle(),
                 }
                 if failure == Failure::Unprocessed && slot.watch().is_going_away() {
                     slot.retire_connection();
@@ -152,7 +160,16 @@ impl Running {
     }
 
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
-        self.download.poll_piece(cx)
+        let piece = self.download.poll_piece(cx);
+        if piece.is_ready() {
+            self.reads = self.slot.watch().reads();
+        }
+        piece
+    }
+
+    /// Nothing has moved for too long.
+    pub(super) fn suspect(&self) {
+        self.slot.suspect(self.reads);
     }
 
     pub(super) fn poll_upload(&mut self, cx: &mut Context<'_>) -> (Poll<Uploaded>, bool) {

@@ -5,7 +5,10 @@
 //! that has seen a GOAWAY, or whose endpoint drains, gets no new stream and closes after its last.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,6 +48,8 @@ const MAX_AGE: Duration = Duration::from_secs(3_600);
 const MAX_LENT: u32 = 1_000_000_000;
 /// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
 const PING_EVERY: Duration = Duration::from_secs(25);
+/// A PING is answered before anything else; an endpoint that takes longer is not there.
+const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(crate) struct Connections {
@@ -105,6 +110,16 @@ impl Slot {
     /// is a reset of ours, which is counted.
     pub(crate) fn settle(&self) {
         self.settled.set(true);
+    }
+
+    /// Nothing came in time. Where nothing came on the whole connection since its read number
+    /// `since`, it is not the request that the endpoint is slow with: the connection is half open,
+    /// or the endpoint hangs, and the next request shall not wait as long (H7).
+    pub(crate) fn suspect(&self, since: u64) {
+        if self.connection.watch.reads() == since {
+            debug!("nothing comes on the connection any more");
+            self.connection.retire();
+        }
     }
 
     /// Takes the connection out of use, for a failure that concerns all of it.
@@ -296,13 +311,19 @@ async fn open(
     let task = async move {
         let pings = h2.ping_pong();
         let keep_alive = keep_alive(pings, &held);
+        let mut drive = pin!(drainer.drive(h2));
         tokio::select! {
-            ended = drainer.drive(h2) => {
+            ended = &mut drive => {
                 if let Err(error) = ended {
                     debug!(%error, "the connection to the endpoint broke");
                 }
             }
-            () = held.idle.notified() => {}
+            // What the last stream has left, its reset perhaps, goes out before the connection ends.
+            () = held.idle.notified() => poll_fn(|cx| {
+                let _ = drive.as_mut().poll(cx);
+                Poll::Ready(())
+            })
+            .await,
             () = keep_alive => debug!("the endpoint answers no PING"),
         }
     };
@@ -317,7 +338,7 @@ async fn keep_alive(pings: Option<h2::PingPong>, connection: &Connection) {
         if connection.streams.get() == 0 {
             continue;
         }
-        let pong = tokio::time::timeout(PING_EVERY, pings.ping(h2::Ping::opaque())).await;
+        let pong = tokio::time::timeout(PONG_WITHIN, pings.ping(h2::Ping::opaque())).await;
         if !matches!(pong, Ok(Ok(_))) {
             return;
         }

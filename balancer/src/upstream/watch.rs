@@ -12,10 +12,21 @@ use crate::gather::Tap;
 const HEAD: usize = 9;
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const SETTINGS: u8 = 0x4;
 const GOAWAY: u8 = 0x7;
 const WINDOW_UPDATE: u8 = 0x8;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+
+/// The setting that says how much of a body an endpoint takes before it asks for more (RFC 9113
+/// section 6.5.2), and what it is when nothing is said.
+const INITIAL_WINDOW_SIZE: u16 = 0x4;
+const DEFAULT_WINDOW: u32 = 65_535;
+/// Endpoints that read before they ask for more (Bandit, Cowboy, nginx, Node) stay at the default;
+/// those that buffer (Go, hyper: 1 MiB) go far beyond it.
+const WIDE_WINDOW: u32 = 4 * DEFAULT_WINDOW;
+/// More of a SETTINGS frame is not looked at: there are six settings of six bytes.
+const SETTINGS_MAX: usize = 256;
 
 /// The frame heads of one connection, as they are read.
 #[derive(Debug, Default)]
@@ -28,18 +39,29 @@ pub(crate) struct FrameWatch {
     /// The stream that the frame under way ends; 0 for none.
     ending: Cell<u32>,
     going_away: Cell<bool>,
+    /// The payload of the SETTINGS frame under way.
+    settings: RefCell<Option<Vec<u8>>>,
+    has_wide_window: Cell<bool>,
+    /// Reads that have brought something.
+    reads: Cell<u64>,
     uploads: RefCell<Vec<(u32, Weak<UploadSign>)>>,
 }
 
 /// What has been seen of one stream whose request has a body.
 #[derive(Debug, Default)]
 pub(crate) struct UploadSign {
+    has_wide_window: bool,
     reads: Cell<bool>,
     ended: Cell<bool>,
     waker: RefCell<Option<Waker>>,
 }
 
 impl UploadSign {
+    /// Whether the endpoint will say that it reads: only then is it worth waiting for.
+    pub(crate) fn will_tell(&self) -> bool {
+        !self.has_wide_window
+    }
+
     /// True once the endpoint reads; else the waker is woken when it does.
     pub(crate) fn poll_reads(&self, waker: &Waker) -> bool {
         if !self.reads.get() {
@@ -64,9 +86,15 @@ impl FrameWatch {
         self.going_away.get()
     }
 
+    /// Grows with each read: where it stays, the endpoint has said nothing on any stream.
+    pub(crate) fn reads(&self) -> u64 {
+        self.reads.get()
+    }
+
     /// Watches `stream` for as long as the sign is held.
     pub(crate) fn upload(&self, stream: u32) -> Rc<UploadSign> {
-        let sign = Rc::new(UploadSign::default());
+        let has_wide_window = self.has_wide_window.get();
+        let sign = Rc::new(UploadSign { has_wide_window, ..UploadSign::default() });
         let mut uploads = self.uploads.borrow_mut();
         uploads.retain(|(_, sign)| sign.strong_count() > 0);
         uploads.push((stream, Rc::downgrade(&sign)));
@@ -77,6 +105,7 @@ impl FrameWatch {
         let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
         match head[3] {
             GOAWAY => self.going_away.set(true),
+            SETTINGS => drop(self.settings.replace(Some(Vec::new()))),
             WINDOW_UPDATE => {
                 if let Some(sign) = self.sign(stream) {
                     sign.reads.set(true);
@@ -94,11 +123,24 @@ impl FrameWatch {
 
     /// The payload is there too.
     fn end_of_frame(&self) {
+        if let Some(settings) = self.settings.take() {
+            self.settings_are(&settings);
+        }
         let stream = self.ending.replace(0);
         if stream != 0
             && let Some(sign) = self.sign(stream)
         {
             sign.ended.set(true);
+        }
+    }
+
+    fn settings_are(&self, payload: &[u8]) {
+        for setting in payload.chunks_exact(6) {
+            let id = u16::from_be_bytes([setting[0], setting[1]]);
+            let value = u32::from_be_bytes([setting[2], setting[3], setting[4], setting[5]]);
+            if id == INITIAL_WINDOW_SIZE {
+                self.has_wide_window.set(value > WIDE_WINDOW);
+            }
         }
     }
 
@@ -110,9 +152,16 @@ impl FrameWatch {
 
 impl Tap for Rc<FrameWatch> {
     fn read(&self, mut bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.reads.set(self.reads.get().wrapping_add(1));
+        }
         while !bytes.is_empty() {
             let skipped = self.skip.get().min(bytes.len());
             self.skip.set(self.skip.get() - skipped);
+            if let Some(settings) = &mut *self.settings.borrow_mut() {
+                let room = SETTINGS_MAX - settings.len().min(SETTINGS_MAX);
+                settings.extend_from_slice(&bytes[..skipped.min(room)]);
+            }
             bytes = &bytes[skipped..];
             if self.skip.get() > 0 {
                 return;
@@ -156,7 +205,8 @@ mod tests {
     fn frames_are_seen_at_any_cut() {
         let mut bytes = frame(DATA, 0, 1, b"data that looks like nothing");
         bytes.extend(frame(WINDOW_UPDATE, 0, 3, &[0, 0, 1, 0]));
-        bytes.extend(frame(4, 0, 0, b""));
+        bytes.extend(frame(4, 0, 0, &[0, 3, 0, 0, 1, 0, 0, 4, 0, 0x10, 0, 0]));
+        bytes.extend(frame(4, 1, 0, b""));
         bytes.extend(frame(GOAWAY, 0, 0, &[0; 8]));
         bytes.extend(frame(HEADERS, END_STREAM, 1, b"trailers, and more to follow"));
         bytes.extend(frame(DATA, END_STREAM, 3, b"the end"));
@@ -170,6 +220,7 @@ mod tests {
             assert!(three.poll_reads(Waker::noop()), "cut {cut}");
             assert!(!one.poll_reads(Waker::noop()), "cut {cut}");
             assert!(three.has_ended() && !one.has_ended(), "cut {cut}");
+            assert!(one.will_tell() && !watch.upload(5).will_tell(), "cut {cut}: 1 MiB is wide");
         }
     }
 

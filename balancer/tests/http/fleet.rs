@@ -179,6 +179,11 @@ impl Endpoint {
         }
     }
 
+    /// One that somebody else listens for.
+    pub(crate) async fn elsewhere(name: &str, address: SocketAddr) -> Endpoint {
+        Endpoint { address, ..Endpoint::listen(name).await }
+    }
+
     /// Whether a connection comes here, and not to `other`.
     pub(crate) async fn is_first(&self, other: &Endpoint) -> bool {
         let first = async {

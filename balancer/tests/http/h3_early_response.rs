@@ -58,7 +58,9 @@ async fn an_h2_client_gets_an_early_response_whole() {
 #[tokio::test]
 async fn an_h2_client_that_goes_on_sending_is_stopped_behind_the_response() {
     let endpoint = Endpoint::listen("a").await;
-    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut config = config();
+    config.limits.early_response_drain_bytes = 64 * 1024;
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
     let mut client = fleet.h2().await;
     let stream = client.request("POST", "/up", &[], false).await;
     client.body(stream, &[b'x'; 200_000], false).await;

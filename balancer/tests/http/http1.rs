@@ -92,6 +92,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         Some(Head { start, fields: lines.map(field).collect() })
     }
 
+    /// The head of a request that may come late; none when there will be none.
+    pub(crate) async fn next_head(&mut self) -> Option<Head> {
+        while find(&self.unread, b"\r\n\r\n").is_none() {
+            let mut buffer = [0; 4_096];
+            match self.io.read(&mut buffer).await {
+                Ok(n @ 1..) => self.unread.extend(&buffer[..n]),
+                _ => return None,
+            }
+        }
+        self.try_head().await
+    }
+
     pub(crate) async fn head(&mut self) -> Head {
         self.try_head().await.expect("a head, but the connection ended")
     }

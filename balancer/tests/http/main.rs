@@ -8,6 +8,7 @@ mod http1;
 mod huffman;
 
 mod back_pressure;
+mod chaos;
 mod drains;
 mod h10_client;
 mod h12_floods;
