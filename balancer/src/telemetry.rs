@@ -51,6 +51,7 @@ counters! {
     client_aborts: "tidelock_client_aborts_total", "Requests that the client broke off.";
     responses_cut: "tidelock_responses_cut_total", "Responses that began and did not end.";
     websockets_total: "tidelock_websockets_opened_total", "WebSockets opened.";
+    websockets_by_connect: "tidelock_websockets_opened_by_connect_total", "WebSockets opened by an extended CONNECT (RFC 8441).";
     log_dropped: "tidelock_access_log_dropped_total", "Access events dropped because the log was too slow.";
 }
 

@@ -90,6 +90,9 @@ pub(crate) async fn serve(
                     exchange.finish_head(&choice, &endpoint, &mut head);
                     announce(head.headers_mut());
                     exchange.worker.counters.websockets_total.add();
+                    if accept.is_some() {
+                        exchange.worker.counters.websockets_by_connect.add();
+                    }
                     let idle = timeouts.websocket_idle_ms.duration();
                     let tunnel = Tunnel::new(running.into_wire(), &endpoint, lease, idle);
                     return Outbound::Switch(head, exchange.access, rest, Box::new(tunnel));
