@@ -13,7 +13,9 @@ HOST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 TAG ?= tidelock:0.1.0
 BENCH ?= ../shared/bench
 BENCH_PROXIES ?= tidelock,nginx,haproxy
-BENCH_WORKLOADS ?= W1,W2,W3,W4
+BENCH_WORKLOADS ?= W1,W2,W3,W3s,W4,W5,W6,W7,W8
+# release-pgo: as images are measured; it needs an llvm-profdata of the compiler's version.
+BENCH_BUILD ?= release
 
 PYTEST := PYTHONDONTWRITEBYTECODE=1 .venv/bin/pytest -q -rs -p no:cacheprovider
 
@@ -198,12 +200,13 @@ deny: need-cargo ## Licences, advisories and sources of the dependencies (cargo-
 	cargo deny check
 
 .PHONY: bench
-bench: ## Compare with other proxies, if the referee lies in BENCH=../shared/bench
+bench: ## Decisions by criterion; other proxies by the referee, if it lies in BENCH=../shared/bench
+	cargo bench --locked -p tidelock-core
 	@if [ ! -x "$(BENCH)/bench.py" ]; then \
 	  echo "bench: the referee is not part of this repository. Lay it at $(BENCH) or name it: make bench BENCH=..."; exit 0; \
 	fi; \
 	if [ ! -f bench/tidelock.py ]; then echo "bench: bench/tidelock.py, which tells the referee how to run tidelock, is missing"; exit 1; fi; \
-	$(MAKE) --no-print-directory release; \
+	$(MAKE) --no-print-directory $(BENCH_BUILD); \
 	export BENCH_VENV="$(TARGET_DIR)/bench/venv" BENCH_TARGET="$(TARGET_DIR)/bench/release" BENCH_MODULES="$(CURDIR)/bench"; \
 	export BENCH_TIDELOCK="$(TARGET_DIR)/release/tidelock" PYTHONDONTWRITEBYTECODE=1; \
 	mkdir -p "$(TARGET_DIR)/bench"; \
