@@ -116,6 +116,10 @@ impl Access {
         }
     }
 
+    pub(crate) fn date(&self) -> http::HeaderValue {
+        self.worker.date()
+    }
+
     pub(crate) fn own(&mut self, reason: Reason) {
         self.end = End::Own(reason);
     }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::header::SET_COOKIE;
+use http::header::{DATE, SET_COOKIE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
@@ -215,6 +215,10 @@ impl Exchange {
         let version = response.version();
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields, version);
+        if !fields.contains_key(DATE) {
+            // Who passes a response on without one adds it (RFC 9110 section 6.6.1).
+            fields.insert(DATE, self.worker.date());
+        }
         if let Some(pin) = choice.pin
             && let Some(cookie) = self.set_cookie(pin)
         {

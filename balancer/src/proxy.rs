@@ -69,7 +69,8 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
 /// A response that no endpoint gave, to a request of which `rest` is still to come.
 pub(crate) fn own(mut access: Access, reason: Reason, rest: Received) -> Outbound {
     access.own(reason);
-    let response = respond(reason);
+    let mut response = respond(reason);
+    response.headers_mut().insert(http::header::DATE, access.date());
     access.head(response.status());
     Outbound::Response(response.map(|text| OutBody::Own(text, rest)), access)
 }

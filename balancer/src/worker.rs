@@ -8,6 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use http::HeaderValue;
 use tidelock_core::choose::Availability;
 use tidelock_core::id::EndpointId;
 use tidelock_core::state::Phase;
@@ -41,6 +42,8 @@ pub(crate) struct Worker {
     registry: Arc<Registry>,
     view: RefCell<Rc<View>>,
     random: Cell<u64>,
+    /// The second, and how a Date field says it.
+    date: RefCell<(u64, HeaderValue)>,
 }
 
 /// Where the node is in its life.
@@ -102,6 +105,7 @@ impl Worker {
             registry: shared.registry,
             view: RefCell::new(Rc::new(view)),
             random: Cell::new(seed()),
+            date: RefCell::new((0, HeaderValue::from_static(""))),
         })
     }
 
@@ -118,6 +122,18 @@ impl Worker {
         x ^= x >> 27;
         self.random.set(x);
         x.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Now, as a Date field says it; made once a second.
+    pub(crate) fn date(&self) -> HeaderValue {
+        let now = SystemTime::now();
+        let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let mut date = self.date.borrow_mut();
+        if date.0 != second {
+            let text = httpdate::fmt_http_date(now);
+            *date = (second, HeaderValue::try_from(text).expect("a date is visible ASCII"));
+        }
+        date.1.clone()
     }
 
     /// Follows the tables until the feed ends.

@@ -266,3 +266,30 @@ async fn expect_is_answered_here() {
         assert_eq!(client.response().await.1, b"ok");
     }
 }
+
+/// RFC 9110 section 6.6.1: every response has a date, the endpoint's if it gave one.
+#[tokio::test]
+async fn every_response_has_a_date() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    let mut upstream = None;
+    for (given, kept) in
+        [("", None), ("date: Mon, 01 Jan 2001 00:00:00 GMT\r\n", Some("Mon, 01 Jan 2001 00:00:00 GMT"))]
+    {
+        client.get("/").await;
+        let upstream = match &mut upstream {
+            Some(upstream) => upstream,
+            none => none.insert(endpoint.h1().await),
+        };
+        upstream.head().await;
+        upstream.write(format!("HTTP/1.1 200 OK\r\n{given}content-length: 0\r\n\r\n")).await;
+        let (head, _) = client.response().await;
+        let date = head.field("date").expect("a date");
+        assert!(kept.is_none_or(|kept| kept == date) && date.ends_with(" GMT"), "{date}");
+    }
+    client.write("GET / HTTP/1.1\r\n\r\n").await;
+    let (head, _) = client.response().await;
+    assert_eq!(head.status(), "400");
+    assert!(head.field("date").is_some_and(|date| date.ends_with(" GMT")));
+}
