@@ -129,6 +129,9 @@ impl Exchange {
     pub(crate) fn next(&mut self) -> Option<(Choice, Rc<Endpoint>, Lease)> {
         let (worker, pool) = (&self.worker, &self.view.pools[self.route.pool]);
         let tries = &mut self.tries;
+        if tries.attempts == 0 {
+            pool.retries.set(pool.retries.get().with_request());
+        }
         loop {
             let now = (unix_ms() / 1000) as u32;
             let moment = Moment { now, tried: &tries.tried, session: tries.session };
@@ -170,10 +173,19 @@ impl Exchange {
             tries.tried.push(choice.endpoint);
         }
         let verdict = verdict(failure, &self.head.method, source.is_replayable(), tries.attempts);
-        if verdict == Verdict::Again {
-            self.worker.counters.retries.add();
+        if verdict == Verdict::GiveUp {
+            return Verdict::GiveUp;
         }
-        verdict
+        if failure == Failure::Broken {
+            let budget = &self.pool_view().retries;
+            let Some(less) = budget.get().without_try() else {
+                self.worker.counters.retries_refused.add();
+                return Verdict::GiveUp;
+            };
+            budget.set(less);
+        }
+        self.worker.counters.retries.add();
+        Verdict::Again
     }
 
     /// Why the client gets no endpoint's answer.

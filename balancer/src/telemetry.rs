@@ -46,6 +46,7 @@ counters! {
     responses_5xx: "tidelock_responses_5xx_total", "Responses with a status from 500 to 599.";
     responses_own: "tidelock_responses_own_total", "Responses made by the balancer itself.";
     retries: "tidelock_retries_total", "Attempts after the first.";
+    retries_refused: "tidelock_retries_refused_total", "Second tries that the pool's budget did not allow.";
     moved: "tidelock_sessions_moved_total", "Pinned sessions that had to change their endpoint.";
     begun: "tidelock_sessions_begun_total", "Sessions that were given a pin.";
     client_aborts: "tidelock_client_aborts_total", "Requests that the client broke off.";

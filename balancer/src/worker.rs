@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http::HeaderValue;
 use tidelock_core::choose::Availability;
 use tidelock_core::id::EndpointId;
+use tidelock_core::retry::Budget;
 use tidelock_core::state::Phase;
 use tidelock_core::table::{PoolTable, Table};
 use tokio::sync::watch;
@@ -67,6 +68,8 @@ pub(crate) struct PoolView {
     pub(crate) table: Arc<PoolTable>,
     /// In the order of the pool's endpoints.
     pub(crate) endpoints: Vec<Rc<Endpoint>>,
+    /// This worker's, since the pool was changed last.
+    pub(crate) retries: Cell<Budget>,
     worker: usize,
 }
 
@@ -215,7 +218,12 @@ impl Worker {
             self.enter_phase(&endpoint, &entry.phase);
             endpoint
         };
-        PoolView { table: pool.clone(), endpoints: pool.endpoints.iter().map(endpoint).collect(), worker: self.index }
+        PoolView {
+            table: pool.clone(),
+            endpoints: pool.endpoints.iter().map(endpoint).collect(),
+            retries: Cell::default(),
+            worker: self.index,
+        }
     }
 
     fn enter_phase(&self, endpoint: &Rc<Endpoint>, phase: &Phase) {

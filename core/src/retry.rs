@@ -46,6 +46,39 @@ pub fn verdict(failure: Failure, method: &Method, replayable: bool, attempts: u3
     if safe && replayable && attempts < MAX_ATTEMPTS { Verdict::Again } else { Verdict::GiveUp }
 }
 
+/// How many second tries a pool's requests may cost, by how many requests there are: when endpoints
+/// break under their load, trying again must not be what keeps them down. Only what an endpoint may
+/// have worked on counts; a refused connection or stream costs nobody anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// A second try costs 1,000.
+    saved: u32,
+}
+
+impl Budget {
+    /// One second try for five requests, as Finagle has it.
+    const A_REQUEST: u32 = 200;
+    const A_TRY: u32 = 1_000;
+    /// What is saved at most, and there at the start: 50 tries.
+    const MOST: u32 = 50 * Self::A_TRY;
+
+    /// A request has come.
+    pub fn with_request(self) -> Budget {
+        Budget { saved: (self.saved + Self::A_REQUEST).min(Self::MOST) }
+    }
+
+    /// Takes a try; none when it is spent.
+    pub fn without_try(self) -> Option<Budget> {
+        self.saved.checked_sub(Self::A_TRY).map(|saved| Budget { saved })
+    }
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Budget { saved: Self::MOST }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,5 +101,19 @@ mod tests {
     fn a_lost_body_or_the_last_attempt_ends_it() {
         assert_eq!(verdict(Failure::Connect, &Method::GET, false, 1), Verdict::GiveUp);
         assert_eq!(verdict(Failure::Connect, &Method::GET, true, MAX_ATTEMPTS), Verdict::GiveUp);
+    }
+
+    #[test]
+    fn second_tries_are_a_fifth_of_the_requests_in_the_long_run() {
+        let mut budget = Budget::default();
+        let (mut tries, requests) = (0, 10_000);
+        for _ in 0..requests {
+            budget = budget.with_request();
+            if let Some(less) = budget.without_try() {
+                budget = less;
+                tries += 1;
+            }
+        }
+        assert!((2_000..=2_060).contains(&tries), "{tries}");
     }
 }

@@ -6,6 +6,7 @@ use tidelock_core::spec::Protocol;
 use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
 use crate::frames::{Ended, NO_ERROR, Peer, REFUSED_STREAM};
 use crate::hpack::field;
+use crate::http1::Http1;
 
 fn body() -> Vec<u8> {
     (0..30_000u32).map(|i| (i * 31 % 251) as u8).collect()
@@ -332,4 +333,32 @@ async fn a_dead_endpoint_is_passed_over_within_the_request() {
         assert!(response.field("set-cookie").is_some(), "the session has a new home");
         assert!(matches!(response.ended(), Ended::Whole));
     }
+}
+
+/// Endpoints that break under what they are asked are not asked twice for all of it.
+#[tokio::test]
+async fn second_tries_are_budgeted() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    let breaking = async {
+        loop {
+            let mut upstream = Http1::over(endpoint.accept_patiently().await);
+            drop(upstream.next_head().await);
+        }
+    };
+    let asking = async {
+        for _ in 0..100 {
+            let mut client = fleet.h1().await;
+            client.get("/").await;
+            assert_eq!(client.response().await.0.status(), "502");
+        }
+    };
+    tokio::select! {
+        () = asking => {}
+        () = breaking => {}
+    }
+    // 50 to begin with, and one for five requests: of 200 that could have been.
+    let retries = fleet.metric("tidelock_retries_total");
+    assert!((60..=75).contains(&retries), "{retries}");
+    assert!(fleet.metric("tidelock_retries_refused_total") > 25);
 }
