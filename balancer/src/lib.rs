@@ -124,7 +124,7 @@ impl Balancer {
         let registry = Registry::new(count);
         let (to_stage, stage_seen) = watch::channel(Stage::Serving);
         let clients = Clients::new(config.limits.max_connections_per_client);
-        let (config, stage) = (Arc::new(config), stage_seen.clone());
+        let (config, stage, stage_end) = (Arc::new(config), stage_seen.clone(), stage_seen.clone());
         let shared = Shared { config, registry: registry.clone(), clients, stage, log };
         let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));
         let (reporter, reports) = watch::channel(NodeReport::default());
@@ -138,7 +138,7 @@ impl Balancer {
             workers.push(started.map_err(StartError::Thread)?);
         }
         tokio::spawn(feed::run(registry, tickets, tables, to_workers, reporter, stage_seen));
-        tokio::spawn(follow_certificates(certificates));
+        tokio::spawn(follow_certificates(certificates, stage_end));
         Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open })
     }
 
@@ -201,10 +201,15 @@ impl Balancer {
 /// How often certificates' files are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
 
-async fn follow_certificates(certificates: Vec<Arc<Certificates>>) {
+/// Ends with the data plane.
+async fn follow_certificates(certificates: Vec<Arc<Certificates>>, mut stage: watch::Receiver<Stage>) {
     let mut interval = tokio::time::interval(CERTIFICATES_EVERY);
     while !certificates.is_empty() {
-        interval.tick().await;
+        tokio::select! {
+            _ = interval.tick() => {}
+            // An error is the end of the balancer that would send it.
+            _ = stage.wait_for(|stage| *stage >= Stage::Ended) => return,
+        }
         let certificates = certificates.clone();
         // Files may be on a slow volume.
         let followed = tokio::task::spawn_blocking(move || certificates.iter().for_each(|of| of.follow()));

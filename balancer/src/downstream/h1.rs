@@ -47,7 +47,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>) {
         let after = match connection.next_head().await {
             Next::Head(head) => Box::pin(connection.exchange(head)).await,
             Next::Refused(reason) => Box::pin(connection.refuse(reason)).await,
-            Next::End => return,
+            Next::End => After::Close,
         };
         if after != After::Next {
             break after;

@@ -9,7 +9,7 @@ mod answer;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use answer::{Ended, answer};
 use crate::gather::{Drainer, gathered};
 use crate::headers::Client;
 use crate::socket::Socket;
+use crate::timers::Idle;
 use crate::turn::Turn;
 use crate::worker::Worker;
 
@@ -37,7 +38,9 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// ENHANCE_YOUR_CALM (the library's default of 20 hits browsers).
 const PENDING_RESETS: usize = 200;
 
+/// Over what time a client's broken-off requests are counted (`max_resets_per_connection`).
 const RESETS_WINDOW: Duration = Duration::from_secs(10);
+
 /// `first` was read from the socket already.
 pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, client: Rc<Client>) {
     let (io, drainer) = gathered(socket, first, ());
@@ -76,7 +79,9 @@ async fn run<I>(
     let mut requests = FuturesUnordered::new();
     let mut leaving = worker.leaving.raised();
     let mut left = false;
-    let mut idle = IdleTimer::new(worker.config.timeouts.downstream_idle);
+    let mut idle = Idle::new(worker.config.timeouts.downstream_idle);
+    let mut is_busy = false;
+    let mut farewell: Option<Pin<Box<Sleep>>> = None;
     let turn = Turn::new();
     let mut resets = Resets::new(worker.config.limits.max_resets_per_connection);
     poll_fn(|cx| {
@@ -118,8 +123,20 @@ async fn run<I>(
         if ended {
             return Poll::Ready(());
         }
-        if idle.poll(cx, requests.is_empty()).is_ready() && !left {
-            left = true;
+        if let Some(farewell) = &mut farewell {
+            return farewell.as_mut().poll(cx);
+        }
+        if !requests.is_empty() {
+            is_busy = true;
+            return Poll::Pending;
+        }
+        if std::mem::take(&mut is_busy) {
+            idle.moved();
+        }
+        if idle.poll(cx).is_ready() {
+            // A peer that opens no window for the end of a response, or never answers, must not
+            // keep the connection: it has as long as for a handshake.
+            farewell = Some(Box::pin(sleep(worker.config.timeouts.handshake)));
             connection.graceful_shutdown();
             cx.waker().wake_by_ref();
         }
@@ -151,35 +168,5 @@ impl Resets {
         }
         self.count += 1;
         self.count > self.most
-    }
-}
-
-/// Fires when a connection has had no request for a time. The timer is moved only when it fires.
-struct IdleTimer {
-    limit: Duration,
-    since: Option<Instant>,
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-impl IdleTimer {
-    fn new(limit: Duration) -> IdleTimer {
-        IdleTimer { limit, since: None, timer: None }
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>, is_idle: bool) -> Poll<()> {
-        if !is_idle {
-            self.since = None;
-            return Poll::Pending;
-        }
-        let since = *self.since.get_or_insert_with(Instant::now);
-        let limit = self.limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if since.elapsed() >= limit {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(since + limit);
-        }
     }
 }

@@ -2,7 +2,7 @@
 //! ways is malformed (H11).
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 
 use crate::body::{Abort, Piece};
 
@@ -11,6 +11,9 @@ const LINE_MAX: usize = 1024;
 /// The trailer section.
 const TRAILERS_MAX: usize = 8 * 1024;
 const TRAILER_COUNT_MAX: usize = 64;
+
+const NOT_IN_TRAILERS: [HeaderName; 6] =
+    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST, header::CONNECTION, header::UPGRADE, header::TE];
 
 /// What is to come of a body.
 #[derive(Debug)]
@@ -135,7 +138,11 @@ impl Trailers {
         let colon = line.iter().position(|b| *b == b':').ok_or(Malformed)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| Malformed)?;
         let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).map_err(|_| Malformed)?;
-        self.fields.append(name, value);
+        // What frames a message or belongs to one connection has no place here (RFC 9110 section
+        // 6.5.1), and HTTP/2 would refuse the whole of it.
+        if !NOT_IN_TRAILERS.contains(&name) {
+            self.fields.append(name, value);
+        }
         Ok(())
     }
 }
@@ -222,6 +229,14 @@ mod tests {
         let (_, trailers, _) = read(Decoder::chunked(), b"1\r\nx\r\n0\r\ngrpc-status:  0 \r\nb: c\r\n\r\n", 7).unwrap();
         let trailers = trailers.unwrap();
         assert_eq!((&trailers["grpc-status"], &trailers["b"]), (&"0".parse().unwrap(), &"c".parse().unwrap()));
+    }
+
+    #[test]
+    fn trailers_frame_nothing() {
+        let body = b"0\r\nContent-Length: 9\r\ntransfer-encoding: chunked\r\nconnection: x\r\nkept: 1\r\n\r\n";
+        let (_, trailers, _) = read(Decoder::chunked(), body, 5).unwrap();
+        let names: Vec<_> = trailers.unwrap().keys().map(|name| name.as_str().to_owned()).collect();
+        assert_eq!(names, ["kept"]);
     }
 
     #[test]

@@ -60,7 +60,9 @@ impl Encoder {
                 let buffer = wire.buffer();
                 buffer.extend_from_slice(b"0\r\n");
                 for (name, value) in trailers.into_iter().flatten() {
-                    field(buffer, name, value.as_bytes());
+                    if ![&CONTENT_LENGTH, &TRANSFER_ENCODING, &HOST].contains(&name) {
+                        field(buffer, name, value.as_bytes());
+                    }
                 }
                 buffer.extend_from_slice(b"\r\n");
                 true

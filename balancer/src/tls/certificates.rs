@@ -50,10 +50,12 @@ impl Certificates {
         if now == self.current.read().unwrap_or_else(PoisonError::into_inner).changed {
             return;
         }
+        // Read before the lock: files may be on a slow volume, and handshakes wait for nothing.
+        let read = Index::read(&self.files);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         // Told once for each change, whether it was good or not.
         current.changed = now;
-        match Index::read(&self.files) {
+        match read {
             Ok(index) => {
                 current.index = Arc::new(index);
                 info!(certificate = %self.files[0].certificate.display(), "certificates were read again");
@@ -118,4 +120,44 @@ fn names(key: &CertifiedKey, files: &TlsFiles) -> Result<Vec<String>, TlsError> 
 fn changed(files: &[TlsFiles]) -> Vec<Option<SystemTime>> {
     let at = |path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
     files.iter().flat_map(|files| [at(&files.certificate), at(&files.key)]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Writes a file as if it were changed `age` seconds before now, so that no two writes have the
+    /// same time.
+    fn write(path: &Path, text: &str, age: u64) {
+        std::fs::write(path, text).unwrap();
+        let file = std::fs::File::options().write(true).open(path).unwrap();
+        file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+    }
+
+    #[test]
+    fn files_are_taken_up_when_they_go_together() {
+        let folder: PathBuf = std::env::temp_dir().join(format!("tidelock-certificates-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let files = TlsFiles { certificate: folder.join("a.crt"), key: folder.join("a.key") };
+        let [old, new] =
+            ["old.test", "new.test"].map(|name| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap());
+        write(&files.key, &old.signing_key.serialize_pem(), 90);
+        write(&files.certificate, &old.cert.pem(), 90);
+        let certificates = Certificates::read(std::slice::from_ref(&files)).unwrap();
+        let knows = |name| certificates.current.read().unwrap().index.find(name).is_some();
+        // The new certificate is there, its key is not yet.
+        write(&files.certificate, &new.cert.pem(), 60);
+        certificates.follow();
+        assert!(knows("old.test") && !knows("new.test"));
+        write(&files.key, &new.signing_key.serialize_pem(), 30);
+        certificates.follow();
+        assert!(knows("new.test") && !knows("old.test"));
+        write(&files.key, "no key", 10);
+        certificates.follow();
+        assert!(knows("new.test"));
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -58,11 +58,17 @@ pub(crate) struct StreamSide {
     /// Sent, as far as the window has not let it out.
     left: Bytes,
     ended: bool,
+    gone: bool,
 }
 
 impl StreamSide {
     pub(crate) fn new(receive: Received, send: SendStream<Bytes>) -> StreamSide {
-        StreamSide { receive, send, left: Bytes::new(), ended: false }
+        StreamSide { receive, send, left: Bytes::new(), ended: false, gone: false }
+    }
+
+    /// Whether the client has reset the stream.
+    pub(crate) fn has_gone(&self) -> bool {
+        self.gone
     }
 }
 
@@ -73,7 +79,10 @@ impl Side for StreamSide {
                 Piece::Data(data) if data.is_empty() => continue,
                 Piece::Data(data) => Ok(data),
                 Piece::End | Piece::Trailers(_) => Ok(Bytes::new()),
-                Piece::Aborted(_) => Err(Gone),
+                Piece::Aborted(_) => {
+                    self.gone = true;
+                    Err(Gone)
+                }
             });
         }
     }
@@ -95,7 +104,10 @@ impl Side for StreamSide {
         }
         // Nothing else tells that the peer has reset a stream on which nothing is sent.
         match self.send.poll_reset(cx) {
-            Poll::Ready(_) if !self.ended => Poll::Ready(Err(Gone)),
+            Poll::Ready(_) if !self.ended => {
+                self.gone = true;
+                Poll::Ready(Err(Gone))
+            }
             _ => Poll::Ready(Ok(())),
         }
     }

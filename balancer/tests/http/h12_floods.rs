@@ -5,7 +5,8 @@ use std::time::Duration;
 use tidelock_balancer::{Config, Limits};
 
 use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
-use crate::frames::{CANCEL, Event};
+use crate::frames::{CANCEL, Event, Peer};
+use crate::h8_websockets::bridged;
 use crate::http1::Http1;
 
 const ENHANCE_YOUR_CALM: u32 = 0xb;
@@ -23,25 +24,111 @@ async fn a_client_that_breaks_off_too_much_loses_its_connection() {
     let at = upstream.expect_request().await.stream;
 
     let mut client = fleet.h2().await;
-    for _ in 0..=20 {
+    for n in 0..=20 {
         let stream = client.get("/").await;
         let theirs = upstream.expect_request().await.stream;
+        if n % 2 == 0 {
+            // Waiting for a part of the response makes it no cheaper.
+            upstream.headers(theirs, &[(":status", "200")], false).await;
+            upstream.data(theirs, b"part", false).await;
+            assert_eq!(client.expect_headers().await.0, stream);
+            assert_eq!(client.expect_data().await.0, stream);
+        }
         client.reset(stream, CANCEL).await;
         assert_eq!(upstream.expect_reset(theirs).await, CANCEL);
     }
-    let ended = loop {
-        match client.next().await {
-            Event::GoAway { code, .. } => break code,
-            Event::Closed => panic!("without a word"),
-            _ => {}
-        }
-    };
-    assert_eq!(ended, ENHANCE_YOUR_CALM);
+    calmed(&mut client).await;
     upstream.respond(at, "200", b"ok").await;
     assert_eq!(other.response(running).await.whole(), ("200", &b"ok"[..]), "nobody else notices");
     let mut metrics = String::new();
     fleet.balancer.metrics().write(&mut metrics);
     assert!(metrics.contains("tidelock_downstream_connections_calmed_total 1\n"), "{metrics}");
+}
+
+async fn calmed(client: &mut Peer) {
+    loop {
+        match client.next().await {
+            Event::GoAway { code, .. } => break assert_eq!(code, ENHANCE_YOUR_CALM),
+            Event::Closed => panic!("without a word"),
+            _of_what_ran => {}
+        }
+    }
+}
+
+/// Each has cost an endpoint a connection.
+#[tokio::test]
+async fn websockets_that_are_reset_count_too() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_resets_per_connection: 2, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H1, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    for _ in 0..=2 {
+        let (stream, mut upstream) = bridged(&mut client, &endpoint).await;
+        client.reset(stream, CANCEL).await;
+        assert!(upstream.rest().await.is_empty());
+    }
+    calmed(&mut client).await;
+}
+
+/// The end of a response that its client gives no window for does not keep the connection.
+#[tokio::test]
+async fn a_client_without_a_window_is_not_kept_for_ever() {
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.downstream_idle = Duration::from_millis(200);
+    config.timeouts.handshake = Duration::from_millis(200);
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    // SETTINGS_INITIAL_WINDOW_SIZE 0.
+    client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+    client.ping().await;
+    let stream = client.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let theirs = upstream.expect_request().await.stream;
+    upstream.respond(theirs, "200", b"never read").await;
+    assert_eq!(client.expect_headers().await.0, stream);
+    loop {
+        match client.next().await {
+            Event::Closed => break,
+            Event::GoAway { .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The client's own fault, not the endpoint's.
+#[tokio::test]
+async fn a_client_that_stops_in_its_upload_is_told_so() {
+    for protocol in [H1, H2c] {
+        let endpoint = Endpoint::listen("a").await;
+        let spec = serde_json::json!({ "protocol": protocol, "timeouts": { "idle_ms": 150 } });
+        let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+        let mut client = fleet.h1().await;
+        client.request("POST / HTTP/1.1\r\ncontent-length: 10\r\n", "hello").await;
+        let (head, _) = client.response().await;
+        assert_eq!((head.status(), head.field("tidelock-reason")), ("408", Some("slow-request")), "{protocol:?}");
+    }
+}
+
+/// Bytes keep coming, so no idle limit sees it. Takes the 20 s over which the rate is measured.
+#[tokio::test]
+async fn an_upload_that_crawls_is_told_so() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    client.request("POST / HTTP/1.1\r\ncontent-length: 1000\r\n", "hello").await;
+    let begun = std::time::Instant::now();
+    let refused = loop {
+        client.write("x").await;
+        let more = tokio::time::timeout(Duration::from_millis(500), client.more()).await;
+        if let Ok(more) = more {
+            assert!(more, "closed without a word");
+            break client.response().await.0;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(45), "it may crawl for ever");
+    };
+    assert_eq!(refused.status(), "408");
+    assert!(begun.elapsed() >= Duration::from_secs(19), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! H6: an endpoint that closes connections on which much is cancelled (Bandit at 500 in 10 s) does
-//! not get to: before that, new streams go to another connection.
+//! H6, H7: connections that get no new stream any more. An endpoint that closes those on which much is
+//! cancelled (Bandit at 500 in 10 s) does not get to, and one that is half open is not used on.
 
 use crate::drains::closed;
 use crate::fleet::{Endpoint, Fleet, H2c, config};
@@ -58,4 +58,33 @@ async fn whole_exchanges_spend_nothing() {
         upstream.respond(theirs, "200", if n % 3 == 1 { b"" } else { b"ok" }).await;
         assert_eq!(client.response(stream).await.whole().0, "200", "{n}");
     }
+}
+
+/// One that has said nothing at all since a request timed out on it is not asked again.
+#[tokio::test]
+async fn a_connection_that_has_fallen_silent_is_left() {
+    let endpoint = Endpoint::listen("a").await;
+    let spec = serde_json::json!({ "protocol": "h2c", "timeouts": { "first_byte_ms": 150 } });
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let mut first = None;
+    // The second time nothing is left of the connection's beginning.
+    for _ in 0..2 {
+        let stream = client.get("/").await;
+        let first = match &mut first {
+            Some(first) => first,
+            none => none.insert(endpoint.h2().await),
+        };
+        let theirs = first.expect_request().await.stream;
+        first.respond(theirs, "200", b"ok").await;
+        assert_eq!(client.response(stream).await.whole().0, "200");
+        first.ping().await;
+    }
+    let silent = client.get("/").await;
+    assert_eq!(client.response(silent).await.whole().0, "504");
+    let next = client.get("/").await;
+    let mut second = endpoint.h2().await;
+    let theirs = second.expect_request().await.stream;
+    second.respond(theirs, "200", b"second").await;
+    assert_eq!(client.response(next).await.whole(), ("200", &b"second"[..]));
 }

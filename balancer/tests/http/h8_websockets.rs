@@ -23,7 +23,7 @@ fn accept(head: &Head) -> String {
 }
 
 /// An open WebSocket by an extended CONNECT, bridged to an upgrade.
-async fn bridged(client: &mut Peer, endpoint: &Endpoint) -> (u32, Http1) {
+pub(crate) async fn bridged(client: &mut Peer, endpoint: &Endpoint) -> (u32, Http1) {
     let stream = client.request("CONNECT", "/socket?vsn=2", CONNECT, false).await;
     let mut upstream = endpoint.h1().await;
     let head = upstream.head().await;

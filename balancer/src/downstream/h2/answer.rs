@@ -12,7 +12,7 @@ use http::{Method, Request, Response, StatusCode, header};
 
 use crate::access::Access;
 use crate::attempt::{Interim, Proxied};
-use crate::body::{Abort, Piece, Received};
+use crate::body::{Piece, Received};
 use crate::exchange::Exchange;
 use crate::headers::Client;
 use crate::proxy::{self, OutBody, Outbound};
@@ -75,8 +75,7 @@ pub(super) fn answer(
             }
             Some(Outbound::Response(response, access)) => send(&worker, respond, response, access, is_head).await,
             Some(Outbound::Switch(head, access, body, tunnel)) => {
-                Box::pin(switch(respond, head, access, body, tunnel)).await;
-                Ended::Served
+                Box::pin(switch(respond, head, access, body, tunnel)).await
             }
         }
     }
@@ -125,13 +124,17 @@ async fn switch(
     mut access: Access,
     body: Received,
     mut tunnel: Box<Tunnel>,
-) {
+) -> Ended {
     websocket::to_extended_connect(&mut head);
-    let Ok(stream) = respond.send_response(head, false) else { return access.aborted() };
+    let Ok(stream) = respond.send_response(head, false) else {
+        access.aborted();
+        return Ended::BrokenOff;
+    };
     access.whole();
     drop(access);
     let mut side = StreamSide::new(body, stream);
     poll_fn(|cx| tunnel.poll(&mut side, cx)).await;
+    if side.has_gone() { Ended::BrokenOff } else { Ended::Served }
 }
 
 async fn send(
@@ -183,16 +186,15 @@ async fn send(
 /// Forwards a body; false when it did not get to its end.
 async fn forward(stream: &mut SendStream<Bytes>, body: &mut Proxied, access: &mut Access) -> bool {
     loop {
-        let piece = poll_fn(|cx| {
-            if let Poll::Ready(piece) = body.poll_piece(cx) {
-                return Poll::Ready(piece);
-            }
-            match stream.poll_reset(cx) {
-                Poll::Ready(_) => Poll::Ready(Piece::Aborted(Abort::Gone)),
-                Poll::Pending => Poll::Pending,
-            }
+        let piece = poll_fn(|cx| match body.poll_piece(cx) {
+            Poll::Ready(piece) => Poll::Ready(Some(piece)),
+            Poll::Pending => stream.poll_reset(cx).map(|_| None),
         })
         .await;
+        let Some(piece) = piece else {
+            access.aborted();
+            return false;
+        };
         let sent = match piece {
             Piece::Data(data) => {
                 let last = body.is_end();
