@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Builds target/release/tidelock by a profile of itself: an instrumented build serves a mixed load, then the compiler
-# optimises for what it saw. Worth about a fifth of the CPU that a request costs (ARCHITECTURE.md has the numbers).
+# optimises for what it saw. Worth 8 to 19 % of the CPU that a request costs (ARCHITECTURE.md has the numbers).
 #
 #   deploy/release/pgo.sh [TARGET]       TARGET as for cargo --target; the host's if left out
 #
-# Needs h2load and nghttp (Debian: nghttp2-client), curl, openssl, and an llvm-profdata that reads this compiler's
+# Needs h2load (Debian: nghttp2-client), curl, openssl, python3, and an llvm-profdata that reads this compiler's
 # profiles: `rustup component add llvm-tools`, or LLVM's own of the same major version (LLVM_PROFDATA names another).
 # RUSTFLAGS is kept. Takes two release builds, ten minutes on two cores.
 set -euo pipefail

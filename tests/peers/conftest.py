@@ -211,6 +211,12 @@ def node(tmp_path_factory, demo_port, nginx_port, grpc_port, websocket_port):
         name = "{name}"
         spec = {{ pool = "{name}", host = "{name}.test" }}
         """
+    # Autobahn knows no names but those that resolve.
+    text += """
+        [[initial.routes]]
+        name = "by-address"
+        spec = { pool = "ws", host = "127.0.0.1" }
+        """
     (folder / "node.toml").write_text(text)
     log = open(folder / "node.log", "w")
     process = subprocess.Popen([BINARY, "serve", "--config", f"{folder}/node.toml"], stderr=log)

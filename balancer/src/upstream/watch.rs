@@ -22,8 +22,8 @@ const END_HEADERS: u8 = 0x4;
 /// section 6.5.2), and what it is when nothing is said.
 const INITIAL_WINDOW_SIZE: u16 = 0x4;
 const DEFAULT_WINDOW: u32 = 65_535;
-/// Endpoints that read before they ask for more (Bandit, Cowboy, nginx, Node) stay at the default;
-/// those that buffer (Go, hyper: 1 MiB) go far beyond it.
+/// Endpoints that read before they ask for more (Bandit) stay at the default; one that opens its
+/// window far beyond it buffers what nobody has read.
 const WIDE_WINDOW: u32 = 4 * DEFAULT_WINDOW;
 /// More of a SETTINGS frame is not looked at: there are six settings of six bytes.
 const SETTINGS_MAX: usize = 256;
