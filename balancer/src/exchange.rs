@@ -87,12 +87,10 @@ impl Exchange {
             }
             access.host(&host);
             let view = worker.view();
-            let route = view.table.route(&host.name(), if path == "*" { "/" } else { path.path() }).cloned().map_err(
-                |none| match none {
-                    NoRoute::Host => Reason::UnknownHost,
-                    NoRoute::Path => Reason::NoRoute,
-                },
-            )?;
+            let route = view.table.route(&host.name(), path.path()).cloned().map_err(|none| match none {
+                NoRoute::Host => Reason::UnknownHost,
+                NoRoute::Path => Reason::NoRoute,
+            })?;
             Ok((host, path, length, view, route))
         })();
         let (host, path, length, view, route) = match checked {

@@ -1,0 +1,180 @@
+//! Routes: hosts and paths, and what keeps a session together.
+
+use std::sync::Arc;
+
+use http::HeaderName;
+use serde::{Deserialize, Serialize};
+
+use super::is_dns_name;
+use crate::id::Name;
+
+/// Which requests go to which pool, and what keeps a session together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RouteSpec {
+    /// None is every host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<HostPattern>,
+    #[serde(default)]
+    pub path_prefix: PathPrefix,
+    pub pool: Name,
+    #[serde(default)]
+    pub affinity: Affinity,
+    /// Answer with `tidelock-endpoint`, `tidelock-epoch` and `tidelock-affinity`, for people who
+    /// want to see where a request went. Off, since it tells strangers about the inside.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub expose: bool,
+}
+
+/// What keeps the requests of a session on one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Affinity {
+    /// Nothing: the less busy of two endpoints drawn at random.
+    None {},
+    /// Our own sealed cookie, set on a session's first response.
+    #[default]
+    #[serde(rename = "cookie", with = "no_fields")]
+    Cookie,
+    /// A cookie that the app sets; its value is the key on the ring.
+    AppCookie { name: Token },
+    /// A request header's value is the key on the ring.
+    Header { name: Token },
+}
+
+/// A unit variant that still refuses unknown fields beside its tag.
+mod no_fields {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+
+    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
+        Nothing {}.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+        Nothing::deserialize(deserializer).map(|_| ())
+    }
+}
+
+/// A name as HTTP writes them (RFC 9110 section 5.6.2): of a header, or of a cookie.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Token {
+    text: Arc<str>,
+    header: HeaderName,
+}
+
+impl Token {
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The same as a header's name, in lower case.
+    pub fn header(&self) -> &HeaderName {
+        &self.header
+    }
+}
+
+impl TryFrom<String> for Token {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        match HeaderName::from_bytes(text.as_bytes()) {
+            Ok(header) if text.len() <= 256 => Ok(Token { text: text.into(), header }),
+            _ => Err(format!("{text:?} is not the name of a header or cookie")),
+        }
+    }
+}
+
+impl From<Token> for String {
+    fn from(token: Token) -> String {
+        token.text.as_ref().to_owned()
+    }
+}
+
+/// `example.com`, or `*.example.com` for each name with exactly one more label.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum HostPattern {
+    Exact(Arc<str>),
+    /// The part behind `*.`.
+    Wildcard(Arc<str>),
+}
+
+impl TryFrom<String> for HostPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let lower = text.to_ascii_lowercase();
+        let (rest, wildcard) = lower.strip_prefix("*.").map_or((lower.as_str(), false), |rest| (rest, true));
+        let v6 = rest.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+        let valid = match v6 {
+            Some(v6) => !wildcard && v6.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => is_dns_name(rest),
+        };
+        match (valid, wildcard) {
+            (true, false) => Ok(HostPattern::Exact(rest.into())),
+            (true, true) => Ok(HostPattern::Wildcard(rest.into())),
+            (false, _) => Err(format!("{text:?} is not a host: write example.com or *.example.com, without a port")),
+        }
+    }
+}
+
+impl From<HostPattern> for String {
+    fn from(pattern: HostPattern) -> String {
+        match pattern {
+            HostPattern::Exact(host) => host.as_ref().to_owned(),
+            HostPattern::Wildcard(rest) => format!("*.{rest}"),
+        }
+    }
+}
+
+/// A path whose whole segments a request's path must begin with: `/app` takes `/app` and
+/// `/app/x`, not `/apple`. Kept without a trailing slash; the root is `/`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PathPrefix(Arc<str>);
+
+impl PathPrefix {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub fn covers(&self, path: &str) -> bool {
+        if &*self.0 == "/" {
+            return path.starts_with('/') || path == "*";
+        }
+        path.strip_prefix(&*self.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+impl Default for PathPrefix {
+    fn default() -> Self {
+        PathPrefix("/".into())
+    }
+}
+
+impl TryFrom<String> for PathPrefix {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        // The characters of a path (RFC 3986 section 3.3), ';' left out: the prefix becomes an
+        // attribute of the affinity cookie.
+        let character = |b: u8| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,=:@".contains(&b);
+        let valid = text.starts_with('/') && text.len() <= 1024 && text.bytes().all(character);
+        if !valid || text.contains("//") {
+            return Err(format!("{text:?} is not a path prefix: it begins with '/' and holds a path's characters"));
+        }
+        let trimmed = text.trim_end_matches('/');
+        Ok(PathPrefix(if trimmed.is_empty() { "/" } else { trimmed }.into()))
+    }
+}
+
+impl From<PathPrefix> for String {
+    fn from(prefix: PathPrefix) -> String {
+        prefix.0.as_ref().to_owned()
+    }
+}
