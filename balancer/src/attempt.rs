@@ -1,6 +1,8 @@
 //! One attempt of a request on one endpoint: from a lent stream to the response's head, and the
-//! body behind it. How is the protocol's matter: [`h1`], [`h2`].
+//! body behind it. How is the protocol's matter: [`h1`], [`h2`],
+//! and [`connect`] for WebSockets.
 
+pub(crate) mod connect;
 pub(crate) mod h1;
 mod h2;
 
@@ -11,7 +13,7 @@ use std::time::Duration;
 
 use http::Response;
 use tidelock_core::retry::Failure;
-use tidelock_core::spec::{PoolSpec, Protocol};
+use tidelock_core::spec::PoolSpec;
 
 use crate::body::{Abort, Piece, Received};
 use crate::exchange::Exchange;
@@ -19,7 +21,8 @@ use crate::lease::Lease;
 use crate::source::Source;
 use crate::timers::Idle;
 use crate::upload::Uploaded;
-use crate::upstream::{Endpoint, Lend};
+use crate::upstream::dial::Spoken;
+use crate::upstream::{Endpoint, Lend, LendError};
 
 /// How an attempt ended that brought no response.
 pub(crate) enum Failed {
@@ -60,21 +63,41 @@ impl Interim {
 }
 
 impl Attempt<'_> {
-    pub(crate) async fn run(&mut self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
-        match self.pool.protocol {
-            Protocol::H2c => self.h2(source, lease).await,
+    pub(crate) async fn run(&mut self, source: Source, mut lease: Lease) -> Result<Response<Proxied>, Failed> {
+        if self.pool.limits.max_requests.is_some() {
+            match Box::pin(self.lend().request_place()).await {
+                Ok(place) => lease.hold(place),
+                Err(error) => return Err(error.of(source)),
+            }
+        }
+        let spoken = match self.endpoint.spoken() {
+            Some(spoken) => spoken,
+            None => match Box::pin(self.lend().spoken()).await {
+                Ok(spoken) => spoken,
+                Err(error) => return Err(error.of(source)),
+            },
+        };
+        match spoken {
+            Spoken::H2 => self.h2(source, lease).await,
             // Boxed so that requests to HTTP/2 endpoints, whose future would hold the larger one
             // of the two, stay small: they are moved into their connection.
-            Protocol::Http1 => Box::pin(self.h1(source, lease)).await,
+            Spoken::H1 => Box::pin(self.h1(source, lease)).await,
         }
     }
 
     pub(crate) fn lend(&self) -> Lend<'_> {
-        Lend {
-            endpoint: self.endpoint,
-            connect_limit: self.pool.timeouts.connect_ms.duration(),
-            tasks: &self.exchange.worker.tasks,
-        }
+        Lend { endpoint: self.endpoint, pool: self.pool, worker: &self.exchange.worker }
+    }
+}
+
+impl LendError {
+    /// What it means for the request, of which nothing was sent.
+    pub(crate) fn of(self, source: Source) -> Failed {
+        let failure = match self {
+            LendError::Connect => Failure::Connect,
+            LendError::Full => Failure::Full,
+        };
+        Failed::Endpoint(failure, source)
     }
 }
 

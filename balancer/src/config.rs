@@ -12,6 +12,8 @@ pub struct Config {
     /// Threads, each with a runtime, listeners and upstream connections of its own.
     pub workers: usize,
     pub listeners: Vec<ListenerConfig>,
+    /// What endpoints are shown that ask for a certificate (mutual TLS).
+    pub endpoint_identity: Option<TlsFiles>,
     pub limits: Limits,
     pub timeouts: Timeouts,
     /// Write an access event for each request to standard output, as JSON.

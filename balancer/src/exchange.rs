@@ -170,6 +170,13 @@ impl Exchange {
         if !of_connection(failure) || before.is_some_and(of_connection) {
             tries.tried.push(choice.endpoint);
         }
+        if failure == Failure::Full {
+            self.worker.counters.endpoint_full.add();
+            // What is kept where it is waits for its endpoint, and is not moved for a moment's load.
+            if !matches!(choice.placement, Placement::New | Placement::Unkeyed) {
+                return Verdict::GiveUp;
+            }
+        }
         let verdict = verdict(failure, &self.head.method, source.is_replayable(), tries.attempts);
         if verdict == Verdict::GiveUp {
             return Verdict::GiveUp;
@@ -191,6 +198,7 @@ impl Exchange {
         match self.tries.last {
             None => Reason::NoEndpoint,
             Some(Failure::Connect) => Reason::Unreachable,
+            Some(Failure::Full) => Reason::EndpointFull,
             Some(Failure::Unprocessed | Failure::Stale | Failure::Broken) => Reason::BrokenOff,
             Some(Failure::Timeout) => Reason::TooSlow,
             Some(Failure::Protocol) => Reason::BadResponse,
@@ -198,10 +206,10 @@ impl Exchange {
     }
 
     /// The request's head as one HTTP/2 attempt sends it.
-    pub(crate) fn h2_request(&mut self, strip_content_length: bool) -> Request<()> {
+    pub(crate) fn h2_request(&mut self, tls: bool, strip_content_length: bool) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = headers::h2_target(&self.host, &self.path);
+        *request.uri_mut() = headers::h2_target(tls, &self.host, &self.path);
         *request.version_mut() = Version::HTTP_2;
         self.kept = Some(Kept::of(&self.head.headers));
         let fields = request.headers_mut();

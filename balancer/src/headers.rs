@@ -246,9 +246,9 @@ const HEX: [[u8; 2]; 256] = {
 };
 
 /// The target as HTTP/2 endpoints want it. The scheme is that of the connection to the endpoint.
-pub(crate) fn h2_target(host: &Host, path: &PathAndQuery) -> Uri {
+pub(crate) fn h2_target(tls: bool, host: &Host, path: &PathAndQuery) -> Uri {
     let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.authority = Some(host.authority.clone());
     parts.path_and_query = Some(path.clone());
     Uri::from_parts(parts).expect("scheme, authority and path make a URI")

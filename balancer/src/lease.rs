@@ -13,6 +13,8 @@ use tidelock_core::id::EndpointId;
 use tidelock_core::report::Counts;
 use tidelock_core::state::Phase;
 
+use crate::upstream::places::{Places, RequestPlace};
+
 /// What may be sent to an endpoint now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Gate {
@@ -63,11 +65,14 @@ struct Line {
 pub(crate) struct EndpointState {
     pub(crate) id: EndpointId,
     lines: Box<[Line]>,
+    /// Of all workers together, where the pool limits them.
+    pub(crate) places: Places,
 }
 
 impl EndpointState {
     pub(crate) fn new(id: EndpointId, workers: usize, gate: Gate) -> Arc<EndpointState> {
-        let state = EndpointState { id, lines: (0..workers).map(|_| Line::default()).collect() };
+        let state =
+            EndpointState { id, lines: (0..workers).map(|_| Line::default()).collect(), places: Places::default() };
         state.set_gate(gate);
         Arc::new(state)
     }
@@ -107,6 +112,8 @@ pub(crate) struct Lease {
     state: Arc<EndpointState>,
     worker: usize,
     websocket: bool,
+    /// Given back with it.
+    place: Option<RequestPlace>,
 }
 
 impl Lease {
@@ -115,7 +122,7 @@ impl Lease {
         let word = &state.lines[worker].word;
         let before = word.fetch_add(1, Ordering::AcqRel);
         if Gate::admits(before, pinned) {
-            return Some(Lease { state: state.clone(), worker, websocket: false });
+            return Some(Lease { state: state.clone(), worker, websocket: false, place: None });
         }
         word.fetch_sub(1, Ordering::AcqRel);
         None
@@ -124,6 +131,11 @@ impl Lease {
     /// Whether the endpoint takes no new sessions: it is on its way out.
     pub(crate) fn is_leaving(&self) -> bool {
         !self.state.admits(self.worker, false)
+    }
+
+    /// Holds the request's place for as long as the lease.
+    pub(crate) fn hold(&mut self, place: Option<RequestPlace>) {
+        self.place = place;
     }
 
     /// Counts the request as a WebSocket too.

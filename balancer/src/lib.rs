@@ -119,13 +119,21 @@ impl Balancer {
                 worker.push(Listener { socket, tls, proxy_protocol: listener.proxy_protocol, open });
             }
         }
+        let identity = match &config.endpoint_identity {
+            None => None,
+            Some(files) => {
+                let read = Certificates::read(std::slice::from_ref(files))?;
+                certificates.push(read.clone());
+                Some(read)
+            }
+        };
         let log = config.access_log.then(AccessLog::start).transpose().map_err(StartError::Thread)?;
         let (log, log_writer) = log.unzip();
         let registry = Registry::new(count);
         let (to_stage, stage_seen) = watch::channel(Stage::Serving);
         let clients = Clients::new(config.limits.max_connections_per_client);
         let (config, stage, stage_end) = (Arc::new(config), stage_seen.clone(), stage_seen.clone());
-        let shared = Shared { config, registry: registry.clone(), clients, stage, log };
+        let shared = Shared { config, registry: registry.clone(), clients, stage, log, identity };
         let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));
         let (reporter, reports) = watch::channel(NodeReport::default());
         let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();

@@ -26,6 +26,8 @@ pub(crate) enum Reason {
     NoEndpoint,
     /// The endpoint could not be reached.
     Unreachable,
+    /// As many requests or connections run there as the pool allows.
+    EndpointFull,
     /// It broke off before a response.
     BrokenOff,
     /// It did not answer in time.
@@ -74,6 +76,9 @@ impl Reason {
             }
             Reason::Unreachable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unreachable", "No endpoint of the pool could be reached.")
+            }
+            Reason::EndpointFull => {
+                (StatusCode::SERVICE_UNAVAILABLE, "endpoint-full", "The endpoint has as much to do as its pool allows.")
             }
             Reason::BrokenOff => (StatusCode::BAD_GATEWAY, "broken-off", "The endpoint broke off before it answered."),
             Reason::TooSlow => (StatusCode::GATEWAY_TIMEOUT, "too-slow", "The endpoint did not answer in time."),

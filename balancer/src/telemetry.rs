@@ -47,6 +47,7 @@ counters! {
     responses_own: "tidelock_responses_own_total", "Responses made by the balancer itself.";
     retries: "tidelock_retries_total", "Attempts after the first.";
     retries_refused: "tidelock_retries_refused_total", "Second tries that the pool's budget did not allow.";
+    endpoint_full: "tidelock_endpoint_full_total", "Attempts that found no place at their endpoint (pool limits).";
     moved: "tidelock_sessions_moved_total", "Pinned sessions that had to change their endpoint.";
     begun: "tidelock_sessions_begun_total", "Sessions that were given a pin.";
     client_aborts: "tidelock_client_aborts_total", "Requests that the client broke off.";

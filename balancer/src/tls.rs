@@ -1,8 +1,9 @@
-//! TLS from clients: TLS 1.2 and 1.3, ALPN for HTTP/2 and HTTP/1.1, a certificate by the name that
+//! TLS from clients, and towards [`endpoints`]: TLS 1.2 and 1.3, ALPN for HTTP/2 and HTTP/1.1, a certificate by the name that
 //! the client asks for. Certificates are read again when their files change; a handshake that runs
 //! keeps what it began with, and no connection notices.
 
 mod certificates;
+mod endpoints;
 mod tickets;
 
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use rustls_pki_types::pem::PemObject;
 use tokio_rustls::TlsAcceptor;
 
 pub(crate) use certificates::Certificates;
+pub(crate) use endpoints::{Identity, towards_endpoints};
 pub(crate) use tickets::FleetTickets;
 
 use crate::config::{ClientAuth, ListenerTls};

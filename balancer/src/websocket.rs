@@ -1,19 +1,20 @@
-//! WebSockets: an HTTP/1.1 upgrade (RFC 6455) or an extended CONNECT (RFC 8441) from the client,
-//! an upgrade to the endpoint. The endpoint is chosen as for any request, then a [`Tunnel`] passes
+//! WebSockets: an HTTP/1.1 upgrade (RFC 6455) or an extended CONNECT (RFC 8441) on either side,
+//! whichever the other side uses. The endpoint is chosen as for any request, then a [`Tunnel`] passes
 //! bytes both ways. It holds its lease: a drain counts it until it closes.
 
 mod frames;
+mod open;
 pub(crate) mod side;
 mod tunnel;
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use tidelock_core::retry::{Failure, Verdict};
+use tidelock_core::retry::Verdict;
 
 pub(crate) use tunnel::Tunnel;
 
@@ -21,18 +22,25 @@ use crate::attempt::{Attempt, Failed, Interim};
 use crate::body::Received;
 use crate::exchange::Exchange;
 use crate::proxy::{OutBody, Outbound, aborted, own};
-use crate::source::Source;
 use crate::worker::Worker;
+use open::{Opened, open};
 
-/// What a key is answered with is made of it and this (RFC 6455 section 4.2.2).
-const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// From the decision to close a WebSocket to its end: for the message under way to end, and for
+/// the client to answer the close.
+pub(crate) const CLOSE_TIME: Duration = Duration::from_secs(2);
 
-/// What the endpoint must answer to a key that the balancer has made.
-pub(crate) struct Accept(String);
+/// How a client asks for a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskedBy {
+    /// With a key of its own, to which it wants the answer.
+    Upgrade,
+    /// On a stream. It sends no key (RFC 8441 section 5): the one in its head is the balancer's.
+    Connect,
+}
 
-/// Turns an extended CONNECT for a WebSocket into the upgrade that endpoints know; none when it is
-/// for something else. The client sends no key (RFC 8441 section 5), so one is made.
-pub(crate) fn from_extended_connect(head: &mut Parts, worker: &Rc<Worker>) -> Option<Accept> {
+/// Turns an extended CONNECT for a WebSocket into the upgrade that all endpoints know; none when it
+/// is for something else.
+pub(crate) fn from_extended_connect(head: &mut Parts, worker: &Rc<Worker>) -> Option<AskedBy> {
     let protocol = head.extensions.get::<h2::ext::Protocol>()?;
     if head.method != Method::CONNECT || protocol.as_str() != "websocket" {
         return None;
@@ -40,11 +48,10 @@ pub(crate) fn from_extended_connect(head: &mut Parts, worker: &Rc<Worker>) -> Op
     let random = u128::from(worker.random()) << 64 | u128::from(worker.random());
     let key = BASE64.encode(random.to_be_bytes());
     head.method = Method::GET;
-    let accept = BASE64.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, &[key.as_bytes(), GUID].concat()));
     head.headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).expect("base64 is visible ASCII"));
     // An upgrade has no body, and what the client sends are frames.
     head.headers.remove(header::CONTENT_LENGTH);
-    Some(Accept(accept))
+    Some(AskedBy::Connect)
 }
 
 /// Whether the request asks to become a WebSocket (RFC 6455 section 4.1).
@@ -62,13 +69,8 @@ pub(crate) fn is_upgrade(head: &Parts) -> bool {
 }
 
 /// From the request's head to the 101, or to what the endpoint answers instead. `rest` is what the
-/// client may have sent behind the head, `accept` what a key of our own wants to hear.
-pub(crate) async fn serve(
-    mut exchange: Box<Exchange>,
-    rest: Received,
-    interim: &Interim,
-    accept: Option<Accept>,
-) -> Outbound {
+/// client may have sent behind the head.
+pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: &Interim, asked: AskedBy) -> Outbound {
     announce(&mut exchange.head.headers);
     loop {
         let Some((choice, endpoint, lease)) = exchange.next() else {
@@ -76,40 +78,30 @@ pub(crate) async fn serve(
             return own(exchange.access, reason, rest);
         };
         let pool = exchange.pool().clone();
-        let timeouts = &pool.spec.timeouts;
-        let attempt = Attempt { exchange: &mut exchange, endpoint: &endpoint, pool: &pool.spec, interim };
-        // An endpoint that speaks HTTP/2 in cleartext speaks HTTP/1.1 on the same port, and few
-        // know RFC 8441 (Bandit does not). A connection of its own: it will not come back.
-        let result = match endpoint.h1.lend_new(&attempt.lend()).await {
-            Ok(lent) => attempt.h1_head(Source::gone(), lent).await,
-            Err(_) => Err(Failed::Endpoint(Failure::Connect, Source::gone())),
-        };
-        let (failure, source) = match result {
-            Ok((mut head, running)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                if is_accepted(head.headers(), accept.as_ref()) {
-                    exchange.finish_head(&choice, &endpoint, &mut head);
-                    announce(head.headers_mut());
-                    exchange.worker.counters.websockets_total.add();
-                    if accept.is_some() {
-                        exchange.worker.counters.websockets_by_connect.add();
-                    }
-                    let idle = timeouts.websocket_idle_ms.duration();
-                    let tunnel = Tunnel::new(running.into_wire(), &endpoint, lease, idle);
-                    return Outbound::Switch(head, exchange.access, rest, Box::new(tunnel));
+        let mut attempt = Attempt { exchange: &mut exchange, endpoint: &endpoint, pool: &pool.spec, interim };
+        match open(&mut attempt, lease, asked).await {
+            Ok(Opened::Open(mut head, side, lease)) => {
+                exchange.finish_head(&choice, &endpoint, &mut head);
+                announce(head.headers_mut());
+                exchange.worker.counters.websockets_total.add();
+                if asked == AskedBy::Connect {
+                    exchange.worker.counters.websockets_by_connect.add();
                 }
-                (Failure::Protocol, Source::gone())
+                let tunnel = Tunnel::new(side, &endpoint, lease, pool.spec.timeouts.websocket_idle_ms.duration());
+                return Outbound::Switch(head, exchange.access, rest, Box::new(tunnel));
             }
-            Ok((head, running)) => {
-                let mut response = head.map(|()| OutBody::Proxied(running.into_proxied(&pool.spec, lease)));
+            Ok(Opened::Refused(head)) => {
+                let mut response = head.map(OutBody::Proxied);
                 exchange.finish_head(&choice, &endpoint, &mut response);
                 return Outbound::Response(response, exchange.access);
             }
             Err(Failed::Client(_)) => return aborted(exchange.access),
-            Err(Failed::Endpoint(failure, source)) => (failure, source),
-        };
-        if exchange.failed(&choice, failure, &source) == Verdict::GiveUp {
-            let reason = exchange.reason();
-            return own(exchange.access, reason, rest);
+            Err(Failed::Endpoint(failure, source)) => {
+                if exchange.failed(&choice, failure, &source) == Verdict::GiveUp {
+                    let reason = exchange.reason();
+                    return own(exchange.access, reason, rest);
+                }
+            }
         }
     }
 }
@@ -118,14 +110,6 @@ pub(crate) async fn serve(
 fn announce(fields: &mut HeaderMap) {
     fields.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
     fields.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-}
-
-/// Whether the endpoint has changed to what was asked for. A client that sent a key looks at the
-/// answer to it itself.
-fn is_accepted(fields: &HeaderMap, accept: Option<&Accept>) -> bool {
-    let is_websocket = fields.get(header::UPGRADE).is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let answer = || fields.get(header::SEC_WEBSOCKET_ACCEPT).map(HeaderValue::as_bytes);
-    is_websocket && accept.is_none_or(|accept| answer() == Some(accept.0.as_bytes()))
 }
 
 /// What a 101 becomes for a client that asked by an extended CONNECT (RFC 8441 section 5).

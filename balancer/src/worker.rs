@@ -12,6 +12,7 @@ use http::HeaderValue;
 use tidelock_core::choose::Availability;
 use tidelock_core::id::EndpointId;
 use tidelock_core::retry::Budget;
+use tidelock_core::spec::PoolSpec;
 use tidelock_core::state::Phase;
 use tidelock_core::table::{PoolTable, Table};
 use tokio::sync::watch;
@@ -22,7 +23,9 @@ use crate::config::Config;
 use crate::feed::Registry;
 use crate::flag::Flag;
 use crate::telemetry::{AccessLog, Counters};
+use crate::tls::Identity;
 use crate::upstream::Endpoint;
+use crate::upstream::dial::Dialer;
 
 /// How often idle connections to endpoints are looked at: those that the endpoint has closed hold
 /// a file descriptor until then.
@@ -41,6 +44,7 @@ pub(crate) struct Worker {
     pub(crate) leaving: Rc<Flag>,
     pub(crate) clients: Arc<Clients>,
     registry: Arc<Registry>,
+    identity: Option<Identity>,
     view: RefCell<Rc<View>>,
     random: Cell<u64>,
     /// The second, and how a Date field says it.
@@ -70,6 +74,7 @@ pub(crate) struct PoolView {
     pub(crate) endpoints: Vec<Rc<Endpoint>>,
     /// This worker's, since the pool was changed last.
     pub(crate) retries: Cell<Budget>,
+    dialer: Rc<Dialer>,
     worker: usize,
 }
 
@@ -91,6 +96,7 @@ pub(crate) struct Shared {
     pub(crate) clients: Arc<Clients>,
     pub(crate) stage: watch::Receiver<Stage>,
     pub(crate) log: Option<AccessLog>,
+    pub(crate) identity: Option<Identity>,
 }
 
 impl Worker {
@@ -106,6 +112,7 @@ impl Worker {
             leaving: Rc::default(),
             clients: shared.clients,
             registry: shared.registry,
+            identity: shared.identity,
             view: RefCell::new(Rc::new(view)),
             random: Cell::new(seed()),
             date: RefCell::new((0, HeaderValue::from_static(""))),
@@ -190,7 +197,7 @@ impl Worker {
                 match before {
                     // A pool that the change did not touch is shared with what runs.
                     Some(before) if Arc::ptr_eq(&before.table, pool) => before.clone(),
-                    _ => Rc::new(self.pool_view(pool, &known)),
+                    _ => Rc::new(self.pool_view(pool, before, &known)),
                 }
             })
             .collect();
@@ -206,15 +213,27 @@ impl Worker {
         self.registry.adopted(self.index, epoch);
     }
 
-    fn pool_view(&self, pool: &Arc<PoolTable>, known: &HashMap<EndpointId, &Rc<Endpoint>>) -> PoolView {
+    fn pool_view(
+        &self,
+        pool: &Arc<PoolTable>,
+        before: Option<&Rc<PoolView>>,
+        known: &HashMap<EndpointId, &Rc<Endpoint>>,
+    ) -> PoolView {
+        let reached = |spec: &PoolSpec| (spec.protocol, spec.tls.clone());
+        let dialer = match before {
+            Some(before) if reached(&before.table.spec) == reached(&pool.spec) => before.dialer.clone(),
+            _ => Rc::new(Dialer::new(&pool.spec, self.identity.as_ref())),
+        };
         let endpoint = |entry: &tidelock_core::table::EndpointEntry| {
             let endpoint = known.get(&entry.id).map_or_else(
                 || {
                     let state = self.registry.endpoint(entry.id, &entry.phase);
-                    Rc::new(Endpoint::new(entry.id, entry.name.clone(), entry.address.clone(), state))
+                    let (name, address) = (entry.name.clone(), entry.address.clone());
+                    Rc::new(Endpoint::new(entry.id, name, address, state, dialer.clone()))
                 },
                 |known| (*known).clone(),
             );
+            endpoint.dial_by(&dialer);
             self.enter_phase(&endpoint, &entry.phase);
             endpoint
         };
@@ -222,6 +241,7 @@ impl Worker {
             table: pool.clone(),
             endpoints: pool.endpoints.iter().map(endpoint).collect(),
             retries: Cell::default(),
+            dialer,
             worker: self.index,
         }
     }

@@ -158,6 +158,11 @@ mod tests {
             Command::PutPool { name: name("app"), spec: PoolSpec::default() },
             r#"{"op":"put-pool","name":"app","spec":{"protocol":"http1","strip_content_length":false,"timeouts":{"connect_ms":5000,"first_byte_ms":60000,"idle_ms":60000,"websocket_idle_ms":3600000}}}"#,
         );
+        let tls = r#"{"protocol":"auto","tls":{"authorities":"PEM","server_name":"app.internal","verify":"none"},"limits":{"max_connections":2,"max_requests":8,"max_pending":3}}"#;
+        golden(
+            Command::PutPool { name: name("app"), spec: serde_json::from_str(tls).unwrap() },
+            r#"{"op":"put-pool","name":"app","spec":{"protocol":"auto","strip_content_length":false,"timeouts":{"connect_ms":5000,"first_byte_ms":60000,"idle_ms":60000,"websocket_idle_ms":3600000},"tls":{"authorities":"PEM","server_name":"app.internal","verify":"none"},"limits":{"max_connections":2,"max_requests":8,"max_pending":3}}}"#,
+        );
         golden(Command::DeletePool { name: name("app") }, r#"{"op":"delete-pool","name":"app"}"#);
         let spec =
             EndpointSpec { address: "a:1".parse().unwrap(), weight: Default::default(), revision: Some(name("v1")) };

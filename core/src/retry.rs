@@ -13,6 +13,8 @@ pub const MAX_ATTEMPTS: u32 = 3;
 pub enum Failure {
     /// No connection came about: nothing was sent.
     Connect,
+    /// As much runs there as the pool allows, and nothing ended in time: nothing was sent.
+    Full,
     /// The endpoint says that it did not process the request: REFUSED_STREAM, or a GOAWAY below
     /// the stream (RFC 9113 section 8.7); or the connection closed before it took a byte.
     Unprocessed,
@@ -39,7 +41,7 @@ pub enum Verdict {
 /// far is still held.
 pub fn verdict(failure: Failure, method: &Method, replayable: bool, attempts: u32) -> Verdict {
     let safe = match failure {
-        Failure::Connect | Failure::Unprocessed => true,
+        Failure::Connect | Failure::Full | Failure::Unprocessed => true,
         Failure::Stale | Failure::Broken => method.is_idempotent(),
         Failure::Timeout | Failure::Protocol => false,
     };
@@ -88,6 +90,7 @@ mod tests {
         use Failure::*;
         let again = |failure, method: &Method| verdict(failure, method, true, 1) == Verdict::Again;
         assert!(again(Connect, &Method::POST));
+        assert!(again(Full, &Method::POST));
         assert!(again(Unprocessed, &Method::POST));
         assert!(again(Broken, &Method::GET));
         assert!(again(Broken, &Method::PUT));

@@ -4,10 +4,12 @@
 mod endpoint;
 mod pool;
 mod route;
+mod tls;
 
 pub use endpoint::{Address, EndpointSpec, InvalidAddress, Weight};
-pub use pool::{Millis, PoolSpec, Protocol, Timeouts};
+pub use pool::{EndpointLimits, Millis, PoolSpec, Protocol, Timeouts};
 pub use route::{Affinity, HostPattern, PathPrefix, RouteSpec, Token};
+pub use tls::{Authorities, EndpointTls, ServerName, Verify};
 
 /// Labels of letters, digits, '-' and '_' (which service names use), 253 bytes in all.
 fn is_dns_name(host: &str) -> bool {
@@ -58,6 +60,9 @@ mod tests {
         assert!(parse::<PoolSpec>(r#"{"protocl":"h2c"}"#).unwrap_err().contains("protocl"));
         assert!(parse::<PoolSpec>(r#"{"protocol":"h3"}"#).is_err());
         assert!(parse::<PoolSpec>(r#"{"timeouts":{"connect_ms":0}}"#).is_err());
+        assert!(parse::<PoolSpec>(r#"{"limits":{"max_requests":0}}"#).is_err());
+        assert!(parse::<PoolSpec>(r#"{"tls":{"verify":"some"}}"#).is_err());
+        assert!(parse::<PoolSpec>(r#"{"tls":{"server_name":"10.0.0.1"}}"#).is_err());
         assert!(parse::<EndpointSpec>(r#"{"address":"a:1","weight":0}"#).is_err());
         assert!(parse::<Affinity>(r#"{"kind":"cookie","name":"x"}"#).is_err());
         assert!(parse::<Affinity>(r#"{"kind":"app-cookie","name":"a b"}"#).is_err());
@@ -73,6 +78,35 @@ mod tests {
             let json = serde_json::to_string(&affinity).unwrap();
             assert_eq!(parse::<Affinity>(&json).unwrap(), affinity, "{json}");
         }
+    }
+
+    /// TLS where it is needed, and nowhere else.
+    #[test]
+    fn a_protocol_and_its_tls_go_together() {
+        let tls = ["", r#","tls":{}"#];
+        for (protocol, goes) in
+            [("http1", [true, true]), ("h2c", [true, false]), ("h2", [false, true]), ("auto", [false, true])]
+        {
+            for (tls, goes) in tls.into_iter().zip(goes) {
+                let parsed = parse::<PoolSpec>(&format!(r#"{{"protocol":"{protocol}"{tls}}}"#));
+                assert_eq!(parsed.is_ok(), goes, "{protocol}{tls}: {parsed:?}");
+                if let Ok(spec) = parsed {
+                    assert_eq!(spec.protocol.as_str(), protocol);
+                    let json = serde_json::to_string(&spec).unwrap();
+                    assert_eq!(parse::<PoolSpec>(&json).unwrap(), spec, "{json}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn authorities_are_looked_at_before_a_pool_is_accepted() {
+        let authorities = |pem: &str| Authorities::try_from(pem.to_owned()).unwrap().certificates();
+        assert!(authorities("").unwrap_err().contains("no certificate"));
+        assert!(authorities("-----BEGIN CERTIFICATE-----\n?\n-----END CERTIFICATE-----\n").is_err());
+        let junk = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        assert!(authorities(junk).unwrap_err().contains("certificate 1"));
+        assert!(Authorities::try_from("x".repeat(1 << 20)).is_err());
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::lease::Lease;
 use crate::source::Source;
 use crate::timers::FirstByte;
 use crate::upload::Uploaded;
+use crate::upstream::ConnectionPlace;
 use crate::upstream::h1::Lent;
 
 /// A response's head, as large as HTTP/2 endpoints may send one.
@@ -50,9 +51,9 @@ impl Attempt<'_> {
     pub(super) async fn h1(&self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
         let lent = match self.endpoint.h1.try_lend() {
             Some(lent) => lent,
-            None => match self.endpoint.h1.lend_new(&self.lend()).await {
+            None => match self.endpoint.h1.lend(&self.lend()).await {
                 Ok(lent) => lent,
-                Err(_) => return Err(Failed::Endpoint(Failure::Connect, source)),
+                Err(error) => return Err(error.of(source)),
             },
         };
         let (head, running) = self.h1_head(source, lent).await?;
@@ -197,9 +198,9 @@ impl Running {
         Proxied::new(Way::H1(self), pool.timeouts.idle_ms.duration(), lease)
     }
 
-    /// The connection, when the response was a change of protocol.
-    pub(crate) fn into_wire(self) -> Box<Wire> {
-        self.lent.wire
+    /// The connection with its place, when the response was a change of protocol.
+    pub(crate) fn into_connection(self) -> (Box<Wire>, ConnectionPlace) {
+        self.lent.into_parts()
     }
 
     pub(super) fn is_end(&self) -> bool {

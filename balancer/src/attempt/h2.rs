@@ -13,7 +13,6 @@ use crate::lease::Lease;
 use crate::source::Source;
 use crate::timers::FirstByte;
 use crate::upload::{H2Upload, Uploaded};
-use crate::upstream::LendError;
 use crate::upstream::h2::Slot;
 
 /// A response that runs, and its upload if it still does.
@@ -33,12 +32,12 @@ impl Attempt<'_> {
             Some(slot) => slot,
             None => match Box::pin(connections.lend(&self.lend())).await {
                 Ok(slot) => slot,
-                Err(LendError::Connect | LendError::Full) => return Err(Failed::Endpoint(Failure::Connect, source)),
+                Err(error) => return Err(error.of(source)),
             },
         };
         let end = source.is_end();
         let reads = slot.watch().reads();
-        let request = self.exchange.h2_request(self.pool.strip_content_length);
+        let request = self.exchange.h2_request(self.endpoint.is_tls(), self.pool.strip_content_length);
         let sent = slot.send().send_request(request, end);
         let (response, stream) = match sent {
             Ok(sent) => sent,
@@ -127,7 +126,7 @@ impl Attempt<'_> {
     }
 
     /// The final response's head; interim ones before it are passed on.
-    fn poll_head(
+    pub(super) fn poll_head(
         &self,
         mut response: Pin<&mut h2::client::ResponseFuture>,
         cx: &mut Context<'_>,
@@ -139,7 +138,7 @@ impl Attempt<'_> {
     }
 }
 
-fn failure(error: &h2::Error) -> Failure {
+pub(super) fn failure(error: &h2::Error) -> Failure {
     let remote = error.is_remote();
     match error.reason() {
         // Told by the library only for streams above the GOAWAY's last stream id.
@@ -151,6 +150,12 @@ fn failure(error: &h2::Error) -> Failure {
 }
 
 impl Running {
+    /// The response to a request that has ended.
+    pub(super) fn without_upload(download: Received, slot: Slot) -> Running {
+        let reads = slot.watch().reads();
+        Running { download, pump: None, reads, slot }
+    }
+
     pub(super) fn is_end(&self) -> bool {
         self.download.is_end()
     }

@@ -25,7 +25,7 @@ use crate::proxy::{self, OutBody, Outbound};
 use crate::respond::Reason;
 use crate::timers::Idle;
 use crate::upload;
-use crate::websocket::{self, Tunnel};
+use crate::websocket::{self, AskedBy, Tunnel};
 use crate::worker::Worker;
 
 /// Bytes of the next request that are read while the one before it is being answered: enough to
@@ -149,7 +149,7 @@ impl Connection {
                 let served = match is_websocket {
                     true => {
                         self.wait(
-                            Box::pin(websocket::serve(exchange, Received::Empty, &interim, None)),
+                            Box::pin(websocket::serve(exchange, Received::Empty, &interim, AskedBy::Upgrade)),
                             &interim,
                             asked,
                         )

@@ -65,6 +65,13 @@ impl Certificates {
     }
 }
 
+impl Certificates {
+    /// The first of them, as it is now.
+    pub(super) fn first(&self) -> Arc<CertifiedKey> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).index.first.clone()
+    }
+}
+
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let index = self.current.read().unwrap_or_else(PoisonError::into_inner).index.clone();

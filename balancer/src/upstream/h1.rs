@@ -6,10 +6,10 @@ use std::rc::Rc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use tracing::debug;
+use tokio::sync::Notify;
 
-use super::connect::connect;
-use super::{Lend, LendError};
+use super::dial::Wanted;
+use super::{ConnectionPlace, Lend, LendError};
 use crate::h1::wire::Wire;
 use crate::socket::Socket;
 
@@ -23,15 +23,25 @@ const IDLE_KEPT: usize = 256;
 pub(crate) struct Connections {
     idle: RefCell<Vec<Idle>>,
     retired: Cell<bool>,
+    /// Grows when those before are not to be used again.
+    generation: Cell<u32>,
+    /// Requests of this worker that wait for one to come back.
+    waiting: Cell<u32>,
+    returned: Notify,
 }
 
 #[derive(Debug)]
 struct Idle {
     wire: Box<Wire>,
+    place: ConnectionPlace,
     since: Instant,
 }
 
 impl Idle {
+    fn new(wire: Box<Wire>, place: ConnectionPlace) -> Idle {
+        Idle { wire, place, since: Instant::now() }
+    }
+
     /// Whether it can take a request: the endpoint has neither closed it nor sent what nobody
     /// asked for.
     fn is_quiet(&mut self) -> bool {
@@ -43,49 +53,128 @@ impl Idle {
 #[derive(Debug)]
 pub(crate) struct Lent {
     pub(crate) wire: Box<Wire>,
+    place: ConnectionPlace,
     /// It has served requests before: the endpoint may close it at any moment.
     pub(crate) is_kept: bool,
     owner: Rc<Connections>,
+    generation: u32,
 }
 
 impl Lent {
     /// Gives the connection back after a whole exchange.
     pub(crate) fn give_back(self) {
-        let mut idle = self.owner.idle.borrow_mut();
-        if !self.owner.retired.get() && idle.len() < IDLE_KEPT {
-            idle.push(Idle { wire: self.wire, since: Instant::now() });
+        let Lent { wire, place, owner, generation, .. } = self;
+        let is_current = !owner.retired.get() && owner.generation.get() == generation;
+        // Where connections are limited, one that nobody needs here may be another worker's.
+        let is_needed = owner.waiting.get() > 0 || !place.is_wanted();
+        if is_current && is_needed && owner.idle.borrow().len() < IDLE_KEPT {
+            owner.idle.borrow_mut().push(Idle::new(wire, place));
+            owner.returned.notify_one();
         }
+    }
+
+    /// The connection, for what will not give it back.
+    pub(crate) fn into_parts(self) -> (Box<Wire>, ConnectionPlace) {
+        (self.wire, self.place)
+    }
+}
+
+/// A request that waits for a connection to come back.
+struct Waits<'a>(&'a Connections);
+
+impl<'a> Waits<'a> {
+    fn new(connections: &'a Connections) -> Waits<'a> {
+        connections.waiting.set(connections.waiting.get() + 1);
+        Waits(connections)
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }
 
 impl Connections {
-    /// Lends an idle connection.
+    /// Lends an idle connection, unless others wait for one.
     pub(crate) fn try_lend(self: &Rc<Self>) -> Option<Lent> {
+        if self.waiting.get() > 0 { None } else { self.take_idle() }
+    }
+
+    fn take_idle(self: &Rc<Self>) -> Option<Lent> {
         loop {
             let mut newest = self.idle.borrow_mut().pop()?;
             if newest.is_quiet() {
-                return Some(Lent { wire: newest.wire, is_kept: true, owner: self.clone() });
+                return Some(self.lent(newest.wire, newest.place, true));
+            }
+        }
+    }
+
+    fn lent(self: &Rc<Self>, wire: Box<Wire>, place: ConnectionPlace, is_kept: bool) -> Lent {
+        Lent { wire, place, is_kept, owner: self.clone(), generation: self.generation.get() }
+    }
+
+    /// Lends a connection: a new one if there may be one more, else the first that comes back.
+    pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Lent, LendError> {
+        match lend.endpoint.try_connection_place(lend.limits()) {
+            Some(place) => self.dial(lend, place).await,
+            None => {
+                let lent = lend.pending(async {
+                    let waits = Waits::new(self);
+                    loop {
+                        let returned = self.returned.notified();
+                        if let Some(lent) = self.take_idle() {
+                            return Ok(Ok(lent));
+                        }
+                        tokio::select! {
+                            () = returned => {}
+                            place = lend.endpoint.connection_place(lend.limits()) => {
+                                drop(waits);
+                                return Ok(Err(place));
+                            }
+                        }
+                    }
+                });
+                match lent.await? {
+                    Ok(lent) => Ok(lent),
+                    Err(place) => self.dial(lend, place).await,
+                }
             }
         }
     }
 
     /// Lends a connection that nobody used before.
     pub(crate) async fn lend_new(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Lent, LendError> {
-        if lend.endpoint.is_cut() {
-            return Err(LendError::Connect);
-        }
-        let address = &lend.endpoint.address;
-        let stream = connect(address, lend.connect_limit).await.map_err(|error| {
-            debug!(%address, %error, "no connection to the endpoint");
-            LendError::Connect
-        })?;
-        let wire = Box::new(Wire::new(Socket::Plain(stream), b""));
-        Ok(Lent { wire, is_kept: false, owner: self.clone() })
+        // One that is idle gives its place.
+        let place = lend.endpoint.try_connection_place(lend.limits()).or_else(|| {
+            drop(self.idle.borrow_mut().pop()?);
+            lend.endpoint.try_connection_place(lend.limits())
+        });
+        let place = match place {
+            Some(place) => place,
+            None => lend.connection_place().await?,
+        };
+        self.dial(lend, place).await
     }
 
-    /// Closes what is too old, and what the endpoint has closed: nobody else looks at it.
+    async fn dial(self: &Rc<Self>, lend: &Lend<'_>, place: ConnectionPlace) -> Result<Lent, LendError> {
+        let generation = self.generation.get();
+        let (socket, _) = lend.dial(Wanted::H1).await?;
+        let wire = Box::new(Wire::new(socket, b""));
+        Ok(Lent { generation, ..self.lent(wire, place, false) })
+    }
+
+    /// Keeps a connection that nobody has used yet.
+    pub(super) fn keep(&self, socket: Socket, place: ConnectionPlace) {
+        self.idle.borrow_mut().push(Idle::new(Box::new(Wire::new(socket, b"")), place));
+        self.returned.notify_one();
+    }
+
+    /// Closes what is too old, what the endpoint has closed, since nobody else looks at it, and what
+    /// others need more.
     pub(crate) fn sweep(&self) {
-        self.idle.borrow_mut().retain_mut(Idle::is_quiet);
+        // Where another worker waits for a connection's place, it is of more use there.
+        self.idle.borrow_mut().retain_mut(|idle| idle.is_quiet() && !idle.place.is_wanted());
     }
 
     /// Idle connections close now, the others after their exchange.
@@ -96,5 +185,11 @@ impl Connections {
 
     pub(crate) fn reopen(&self) {
         self.retired.set(false);
+    }
+
+    /// No connection made so far is used again.
+    pub(super) fn renew(&self) {
+        self.generation.set(self.generation.get() + 1);
+        self.idle.borrow_mut().clear();
     }
 }

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -13,15 +14,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
-use tidelock_core::spec::Address;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tracing::debug;
 
-use super::connect::connect;
+use super::dial::Wanted;
 use super::watch::FrameWatch;
-use super::{Lend, LendError};
+use super::{ConnectionPlace, Endpoint, Lend, LendError};
 use crate::gather::gathered;
+use crate::socket::Socket;
+use crate::websocket::CLOSE_TIME;
 
 /// A stream's window: what one response may hold here before its client reads.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -34,8 +36,6 @@ const MAX_FRAME: u32 = 64 * 1024;
 const MAX_STREAMS: usize = 256;
 /// Connections to one endpoint from one worker.
 const MAX_CONNECTIONS: usize = 8;
-/// After a failed dial, requests go elsewhere for this long before it is tried again.
-const DIAL_PAUSE: Duration = Duration::from_millis(500);
 /// Streams that the balancer may cancel on one connection within [`RESETS_WINDOW`] before new ones
 /// go to another connection (H6). Bandit closes a connection with all its streams at 500 in 10 s;
 /// what still runs when the budget is spent stays below that, however it ends.
@@ -57,9 +57,12 @@ pub(crate) struct Connections {
     dialling: Cell<bool>,
     /// The endpoint takes nothing new: what is dialled now serves those who wait, and closes.
     retired: Cell<bool>,
+    /// Grows when those before are not to be used again.
+    generation: Cell<u32>,
+    /// The connection made last takes no WebSockets on its streams.
+    refuses_connect: Cell<bool>,
     /// Woken when a dial has ended or a stream is free.
     changed: Notify,
-    failed: Cell<Option<Instant>>,
 }
 
 #[derive(Debug)]
@@ -73,6 +76,7 @@ pub(crate) struct Connection {
     /// When `resets` began to count.
     resets_since: Cell<Instant>,
     retired: Cell<bool>,
+    carries_tunnels: Cell<bool>,
     /// Tells the connection's task that it may end when its last stream has.
     idle: Notify,
 }
@@ -120,6 +124,18 @@ impl Slot {
             debug!("nothing comes on the connection any more");
             self.connection.retire();
         }
+    }
+
+    /// Whether the endpoint takes WebSockets on streams, which its SETTINGS say; false when they do
+    /// not come in time.
+    pub(crate) async fn takes_connect(&self, limit: Duration) -> bool {
+        let settings = self.connection.watch.settings();
+        tokio::time::timeout(limit, settings).await.is_ok() && self.send().is_extended_connect_protocol_enabled()
+    }
+
+    /// The stream is a WebSocket's, which is given time to close when its endpoint is cut off.
+    pub(crate) fn carries_tunnel(&self) {
+        self.connection.carries_tunnels.set(true);
     }
 
     /// Takes the connection out of use, for a failure that concerns all of it.
@@ -172,38 +188,35 @@ impl Connections {
             open: RefCell::default(),
             dialling: Cell::new(false),
             retired: Cell::new(false),
+            generation: Cell::new(0),
+            refuses_connect: Cell::new(false),
             changed: Notify::new(),
-            failed: Cell::new(None),
         })
     }
 
     /// Lends a stream as soon as there is one: on a connection that has room again, or on a new one.
     pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Slot, LendError> {
         let asked = Instant::now();
-        let wait = async {
+        lend.pending(async {
             loop {
                 // Listen before looking, or a change between the two is missed.
                 let changed = self.changed.notified();
                 if let Some(slot) = self.try_lend() {
                     return Ok(slot);
                 }
-                if lend.endpoint.is_cut() {
+                if lend.endpoint.is_cut() || lend.endpoint.backoff.rests(asked) {
                     return Err(LendError::Connect);
                 }
-                let failed = self.failed.get();
-                if failed.is_some_and(|at| at >= asked || asked < at + DIAL_PAUSE) {
-                    return Err(LendError::Connect);
-                }
-                if !self.dialling.get() && self.open.borrow().len() < MAX_CONNECTIONS {
-                    self.dial(lend);
+                if !self.dialling.get()
+                    && self.open.borrow().len() < MAX_CONNECTIONS
+                    && let Some(place) = lend.endpoint.try_connection_place(lend.limits())
+                {
+                    self.dial(lend, place);
                 }
                 changed.await;
             }
-        };
-        match tokio::time::timeout(lend.connect_limit, wait).await {
-            Ok(result) => result,
-            Err(_) => Err(LendError::Full),
-        }
+        })
+        .await
     }
 
     /// Lends a stream on an open connection.
@@ -216,6 +229,16 @@ impl Connections {
             connection.retire();
         }
         Some(Slot { connection: connection.clone(), owner: self.clone(), settled: Cell::new(false) })
+    }
+
+    /// Whether the endpoint has shown that it takes no WebSockets on streams: there is no need to
+    /// open a connection to hear it again.
+    pub(crate) fn refuses_connect(&self) -> bool {
+        self.refuses_connect.get()
+    }
+
+    pub(crate) fn refuse_connect(&self) {
+        self.refuses_connect.set(true);
     }
 
     /// Takes old connections out of use.
@@ -240,53 +263,104 @@ impl Connections {
         self.retired.set(false);
     }
 
-    /// Dials in a task of its own: it serves all who wait, so none of them owns it.
-    fn dial(self: &Rc<Self>, lend: &Lend<'_>) {
-        self.dialling.set(true);
-        let (connections, address, limit) = (self.clone(), lend.endpoint.address.clone(), lend.connect_limit);
-        let cut = lend.endpoint.until_cut();
-        lend.tasks.spawn_local(async move { connections.run(address, limit, cut).await });
+    /// No connection made so far gets a new stream.
+    pub(super) fn renew(&self) {
+        self.generation.set(self.generation.get() + 1);
+        for connection in self.open.borrow().iter() {
+            connection.retire();
+        }
     }
 
-    async fn run(self: Rc<Self>, address: Address, limit: Duration, cut: impl Future<Output = ()>) {
-        let result = open(&address, limit).await;
-        self.dialling.set(false);
-        match result {
-            Ok((connection, task)) => {
-                self.failed.set(None);
-                self.open.borrow_mut().push(connection.clone());
-                self.changed.notify_waiters();
-                if self.retired.get() {
-                    // Those who waited take their streams first.
-                    tokio::task::yield_now().await;
-                    if connection.streams.get() == 0 {
-                        connection.retire();
-                    }
-                }
-                tokio::select! {
-                    () = task => {}
-                    () = cut => debug!(%address, "the drain's deadline is over"),
-                }
-                connection.retired.set(true);
-                self.open.borrow_mut().retain(|open| !Rc::ptr_eq(open, &connection));
+    /// Dials in a task of its own: it serves all who wait, so none of them owns it.
+    fn dial(self: &Rc<Self>, lend: &Lend<'_>, place: ConnectionPlace) {
+        self.dialling.set(true);
+        let (connections, endpoint, limit) = (self.clone(), lend.endpoint.clone(), lend.connect_limit());
+        let (random, generation) = (lend.worker.random(), self.generation.get());
+        lend.worker.tasks.spawn_local(async move {
+            let opened = connections.open(&endpoint, limit, random).await;
+            connections.dialling.set(false);
+            match opened {
+                Ok((connection, task)) => connections.run(endpoint, connection, task, generation).await,
+                Err(_) => connections.changed.notify_waiters(),
             }
-            Err(error) => {
-                debug!(%address, %error, "no connection to the endpoint");
-                self.failed.set(Some(Instant::now()));
+            drop(place);
+        });
+    }
+
+    async fn open(
+        &self,
+        endpoint: &Endpoint,
+        limit: Duration,
+        random: u64,
+    ) -> io::Result<(Rc<Connection>, impl Future<Output = ()> + use<>)> {
+        let opened = async {
+            let (socket, _) = endpoint.dialer().connect(&endpoint.address, Wanted::H2, limit).await?;
+            begin(socket).await
+        };
+        endpoint.dialled(opened.await, random)
+    }
+
+    /// Takes up a connection that was made already.
+    pub(super) fn begin(self: &Rc<Self>, lend: &Lend<'_>, socket: Socket, place: ConnectionPlace) {
+        self.dialling.set(true);
+        let (connections, endpoint, generation) = (self.clone(), lend.endpoint.clone(), self.generation.get());
+        lend.worker.tasks.spawn_local(async move {
+            let begun = begin(socket).await;
+            connections.dialling.set(false);
+            match begun {
+                Ok((connection, task)) => connections.run(endpoint, connection, task, generation).await,
+                Err(error) => {
+                    debug!(%error, "a connection to an endpoint did not begin");
+                    connections.changed.notify_waiters();
+                }
+            }
+            drop(place);
+        });
+    }
+
+    /// Has a connection in use until it ends.
+    async fn run(
+        self: Rc<Self>,
+        endpoint: Rc<Endpoint>,
+        connection: Rc<Connection>,
+        task: impl Future<Output = ()>,
+        generation: u32,
+    ) {
+        let cut = endpoint.until_cut();
+        let address = endpoint.address.clone();
+        // The connection outlives its endpoint, when that is removed.
+        drop(endpoint);
+        self.refuses_connect.set(false);
+        self.open.borrow_mut().push(connection.clone());
+        self.changed.notify_waiters();
+        if self.retired.get() || self.generation.get() != generation {
+            // Those who waited take their streams first.
+            tokio::task::yield_now().await;
+            connection.retired.set(true);
+            if connection.streams.get() == 0 {
+                connection.retire();
             }
         }
+        let cut = async {
+            cut.await;
+            if connection.carries_tunnels.get() {
+                tokio::time::sleep(CLOSE_TIME).await;
+            }
+        };
+        tokio::select! {
+            () = task => {}
+            () = cut => debug!(%address, "the drain's deadline is over"),
+        }
+        connection.retired.set(true);
+        self.open.borrow_mut().retain(|open| !Rc::ptr_eq(open, &connection));
         self.changed.notify_waiters();
     }
 }
 
-/// A connection, and the task that drives it to its end.
-async fn open(
-    address: &Address,
-    limit: Duration,
-) -> Result<(Rc<Connection>, impl Future<Output = ()> + use<>), std::io::Error> {
-    let stream = connect(address, limit).await?;
+/// HTTP/2 on a new connection, and the task that drives it to its end.
+async fn begin(socket: Socket) -> io::Result<(Rc<Connection>, impl Future<Output = ()> + use<>)> {
     let watch = Rc::new(FrameWatch::default());
-    let (io, drainer) = gathered(stream, Bytes::new(), watch.clone());
+    let (io, drainer) = gathered(socket, Bytes::new(), watch.clone());
     let handshake = h2::client::Builder::new()
         .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -294,7 +368,7 @@ async fn open(
         .max_header_list_size(128 * 1024)
         .enable_push(false)
         .handshake::<_, Bytes>(io);
-    let (send, mut h2) = drainer.drive(handshake).await.map_err(std::io::Error::other)?;
+    let (send, mut h2) = drainer.drive(handshake).await.map_err(io::Error::other)?;
     let now = Instant::now();
     let connection = Rc::new(Connection {
         send,
@@ -305,6 +379,7 @@ async fn open(
         resets: Cell::new(0),
         resets_since: Cell::new(now),
         retired: Cell::new(false),
+        carries_tunnels: Cell::new(false),
         idle: Notify::new(),
     });
     let held = connection.clone();

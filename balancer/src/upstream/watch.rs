@@ -7,6 +7,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::task::Waker;
 
+use crate::flag::{Flag, Raised};
 use crate::gather::Tap;
 
 const HEAD: usize = 9;
@@ -42,6 +43,8 @@ pub(crate) struct FrameWatch {
     /// The payload of the SETTINGS frame under way.
     settings: RefCell<Option<Vec<u8>>>,
     has_wide_window: Cell<bool>,
+    /// Up when the first SETTINGS are there.
+    has_settings: Rc<Flag>,
     /// Reads that have brought something.
     reads: Cell<u64>,
     uploads: RefCell<Vec<(u32, Weak<UploadSign>)>>,
@@ -86,6 +89,11 @@ impl FrameWatch {
         self.going_away.get()
     }
 
+    /// Ends when the endpoint has sent its SETTINGS.
+    pub(crate) fn settings(&self) -> Raised {
+        self.has_settings.raised()
+    }
+
     /// Grows with each read: where it stays, the endpoint has said nothing on any stream.
     pub(crate) fn reads(&self) -> u64 {
         self.reads.get()
@@ -125,6 +133,7 @@ impl FrameWatch {
     fn end_of_frame(&self) {
         if let Some(settings) = self.settings.take() {
             self.settings_are(&settings);
+            self.has_settings.raise();
         }
         let stream = self.ending.replace(0);
         if stream != 0

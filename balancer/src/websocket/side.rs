@@ -1,5 +1,5 @@
-//! The two kinds of ends a tunnel has: a connection that has changed its protocol (HTTP/1.1), and
-//! a stream that an extended CONNECT opened (RFC 8441).
+//! The two kinds of ends a tunnel has, on either side of it: a connection that has changed its
+//! protocol (HTTP/1.1), and a stream that an extended CONNECT opened (RFC 8441).
 
 use std::task::{Context, Poll, ready};
 
@@ -8,6 +8,8 @@ use h2::{Reason, SendStream};
 
 use crate::body::{Piece, Received};
 use crate::h1::wire::Wire;
+use crate::upstream::ConnectionPlace;
+use crate::upstream::h2::Slot;
 
 /// Its peer has gone, or takes no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +53,30 @@ impl Side for Wire {
     }
 }
 
+/// An endpoint's connection, which keeps its place there.
+pub(crate) struct Upgraded {
+    pub(super) wire: Box<Wire>,
+    pub(super) _place: ConnectionPlace,
+}
+
+impl Side for Upgraded {
+    fn poll_receive(&mut self, cx: &mut Context<'_>) -> Poll<Result<Bytes, Gone>> {
+        self.wire.poll_receive(cx)
+    }
+
+    fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
+        self.wire.poll_sent(cx)
+    }
+
+    fn send(&mut self, data: Bytes) {
+        self.wire.send(data);
+    }
+
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.wire.poll_end(cx)
+    }
+}
+
 /// A stream of HTTP/2.
 pub(crate) struct StreamSide {
     receive: Received,
@@ -59,14 +85,25 @@ pub(crate) struct StreamSide {
     left: Bytes,
     ended: bool,
     gone: bool,
+    /// The stream's place on its connection, where that is to an endpoint.
+    slot: Option<Slot>,
 }
 
 impl StreamSide {
-    pub(crate) fn new(receive: Received, send: SendStream<Bytes>) -> StreamSide {
-        StreamSide { receive, send, left: Bytes::new(), ended: false, gone: false }
+    /// A client's.
+    pub(crate) fn downstream(receive: Received, send: SendStream<Bytes>) -> StreamSide {
+        StreamSide { receive, send, left: Bytes::new(), ended: false, gone: false, slot: None }
     }
 
-    /// Whether the client has reset the stream.
+    /// An endpoint's.
+    pub(crate) fn upstream(receive: Received, send: SendStream<Bytes>, slot: Slot) -> StreamSide {
+        slot.carries_tunnel();
+        let mut side = StreamSide::downstream(receive, send);
+        side.slot = Some(slot);
+        side
+    }
+
+    /// Whether the peer has reset the stream.
     pub(crate) fn has_gone(&self) -> bool {
         self.gone
     }
@@ -129,6 +166,11 @@ impl Drop for StreamSide {
     fn drop(&mut self) {
         if !self.ended {
             self.send.send_reset(Reason::CANCEL);
+        }
+        if let Some(slot) = &self.slot
+            && (self.gone || self.ended && self.receive.is_end())
+        {
+            slot.settle();
         }
     }
 }

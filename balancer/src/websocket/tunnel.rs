@@ -9,16 +9,13 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
+use super::CLOSE_TIME;
 use super::frames::{Frames, GOING_AWAY, RESTART, close, masked_close};
 use super::side::{Gone, Side};
 use crate::flag::Raised;
 use crate::lease::Lease;
 use crate::timers::Idle;
 use crate::upstream::Endpoint;
-
-/// From the decision to close a WebSocket to its end: for the message under way to end, and for
-/// the client to answer the close.
-const CLOSE_TIME: Duration = Duration::from_secs(2);
 
 pub(crate) struct Tunnel {
     upstream: Box<dyn Side>,
@@ -195,9 +192,11 @@ mod tests {
     use std::task::Waker;
 
     use tidelock_core::id::EndpointId;
+    use tidelock_core::spec::PoolSpec;
 
     use super::*;
     use crate::lease::{EndpointState, Gate};
+    use crate::upstream::dial::Dialer;
 
     /// A side that says what is in `says` and then waits, and writes down what it is sent.
     #[derive(Default)]
@@ -236,7 +235,8 @@ mod tests {
         let state = EndpointState::new(EndpointId(1), 1, Gate::Open);
         let lease = Lease::take(&state, 0, false).unwrap();
         let address = "127.0.0.1:1".parse().unwrap();
-        let endpoint = Rc::new(Endpoint::new(EndpointId(1), "a".parse().unwrap(), address, state));
+        let dialer = Rc::new(Dialer::new(&PoolSpec::default(), None));
+        let endpoint = Rc::new(Endpoint::new(EndpointId(1), "a".parse().unwrap(), address, state, dialer));
         Tunnel::new(Box::new(upstream), &endpoint, lease, Duration::from_secs(60))
     }
 

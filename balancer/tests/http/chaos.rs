@@ -12,11 +12,11 @@ use bytes::Bytes;
 use http::{Request, Response};
 use tidelock_balancer::{Config, Limits};
 use tidelock_core::report::Counts;
-use tidelock_core::spec::{PoolSpec, Protocol};
+use tidelock_core::spec::PoolSpec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
+use crate::fleet::{Endpoint, Fleet, H1, H2c, Speaks, config};
 use crate::http1::Http1;
 
 /// Numbers that a seed makes; the same seed makes the same ones.
@@ -121,7 +121,7 @@ async fn app_h1(stream: TcpStream, ran: Arc<Ran>) {
 }
 
 /// An app, and the network in front of it.
-async fn behind_chaos(name: &str, protocol: Protocol, seed: u64, weather: Arc<Weather>, ran: Arc<Ran>) -> Endpoint {
+async fn behind_chaos(name: &str, protocol: Speaks, seed: u64, weather: Arc<Weather>, ran: Arc<Ran>) -> Endpoint {
     let app = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = app.local_addr().unwrap();
     tokio::spawn(async move {
@@ -346,7 +346,7 @@ fn resident_mib() -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4_096 / (1 << 20)
 }
 
-async fn chaos(protocol: Protocol, seed: u64) {
+async fn chaos(protocol: Speaks, seed: u64) {
     println!("chaos with {protocol:?}, seed {seed}");
     let (weather, ran, seen) = (Arc::new(Weather::default()), Arc::new(Ran::default()), Arc::new(Seen::default()));
     let mut endpoints = Vec::new();
@@ -355,7 +355,11 @@ async fn chaos(protocol: Protocol, seed: u64) {
         endpoints.push(behind_chaos(&format!("app-{n}"), protocol, seed * 7 + n, weather, ran).await);
     }
     let timeouts = serde_json::json!({ "connect_ms": 500, "first_byte_ms": 400, "idle_ms": 400 });
-    let spec = PoolSpec { protocol, timeouts: serde_json::from_value(timeouts).unwrap(), ..PoolSpec::default() };
+    let spec = PoolSpec {
+        protocol: protocol.into(),
+        timeouts: serde_json::from_value(timeouts).unwrap(),
+        ..PoolSpec::default()
+    };
     let limits = Limits { retry_body_bytes: 32 * 1024, ..Limits::default() };
     let listening: Vec<&Endpoint> = endpoints.iter().collect();
     let fleet = Fleet::with_pool(Config { limits, workers: 2, ..config() }, spec, &listening).await;

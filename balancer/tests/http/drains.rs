@@ -4,14 +4,13 @@ use std::time::Duration;
 
 use tidelock_core::command::{Command, DrainMode};
 use tidelock_core::report::Counts;
-use tidelock_core::spec::Protocol;
 
-use crate::fleet::{Endpoint, Fleet, H1, H2c, config, name, route};
+use crate::fleet::{Endpoint, Fleet, H1, H2c, Speaks, config, name, route};
 use crate::frames::{Ended, Event, Peer};
 use crate::hpack::field;
 use crate::http1::Http1;
 
-fn counts(requests: u64, websockets: u64) -> Counts {
+pub(crate) fn counts(requests: u64, websockets: u64) -> Counts {
     Counts { requests, websockets }
 }
 
@@ -136,7 +135,7 @@ pub(crate) async fn websocket(fleet: &Fleet, endpoint: &Endpoint) -> (Http1, Htt
     let upgrade = "GET /socket HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n";
     client.request(upgrade, "").await;
-    let mut upstream = endpoint.h1().await;
+    let mut upstream = endpoint.upgrade().await;
     let head = upstream.head().await;
     assert_eq!(head.start, "GET /socket HTTP/1.1");
     assert_eq!((head.field("upgrade"), head.field("connection")), (Some("websocket"), Some("upgrade")));
@@ -279,7 +278,7 @@ async fn behind_the_deadline_pinned_sessions_move() {
     }
 }
 
-async fn answer(endpoint: &Endpoint, protocol: Protocol) {
+async fn answer(endpoint: &Endpoint, protocol: Speaks) {
     match protocol {
         H2c => {
             let mut upstream = endpoint.h2().await;

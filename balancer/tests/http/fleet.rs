@@ -20,7 +20,23 @@ use tokio::sync::watch;
 use crate::frames::{Peer, soon};
 use crate::http1::Http1;
 
-pub(crate) use tidelock_core::spec::Protocol::{H2c, Http1 as H1};
+pub(crate) use Speaks::{H1, H2c};
+
+/// What scripted endpoints speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    H1,
+    H2c,
+}
+
+impl From<Speaks> for Protocol {
+    fn from(speaks: Speaks) -> Protocol {
+        match speaks {
+            H1 => Protocol::Http1,
+            H2c => Protocol::H2c,
+        }
+    }
+}
 
 /// How long the end of an upload is held back where a test does not ask for it.
 const HOLD_BACK: Duration = Duration::from_millis(20);
@@ -35,6 +51,7 @@ pub(crate) fn config() -> Config {
     Config {
         workers: 1,
         listeners: vec![ListenerConfig { address: "127.0.0.1:0".parse().unwrap(), tls: None, proxy_protocol: false }],
+        endpoint_identity: None,
         limits: Limits::default(),
         timeouts: Timeouts { body_hold_back: HOLD_BACK, early_response_drain: DRAIN, ..Timeouts::default() },
         access_log: false,
@@ -60,8 +77,8 @@ impl Fleet {
     }
 
     /// One pool `app` with the route `web` to it, whose responses say where they came from.
-    pub(crate) async fn serving(config: Config, protocol: Protocol, endpoints: &[&Endpoint]) -> Fleet {
-        Fleet::with_pool(config, PoolSpec { protocol, ..PoolSpec::default() }, endpoints).await
+    pub(crate) async fn serving(config: Config, speaks: Speaks, endpoints: &[&Endpoint]) -> Fleet {
+        Fleet::with_pool(config, PoolSpec { protocol: speaks.into(), ..PoolSpec::default() }, endpoints).await
     }
 
     pub(crate) async fn with_pool(config: Config, spec: PoolSpec, endpoints: &[&Endpoint]) -> Fleet {
@@ -109,6 +126,12 @@ impl Fleet {
 
     pub(crate) fn id(&self, endpoint: &Endpoint) -> EndpointId {
         self.state.borrow().pools[&name("app")].endpoints[&name(&endpoint.name)].id
+    }
+
+    /// Changes the pool's spec.
+    pub(crate) async fn change(&self, spec: serde_json::Value) {
+        self.apply(Command::PutPool { name: name("app"), spec: serde_json::from_value(spec).unwrap() });
+        self.adopted().await;
     }
 
     pub(crate) fn add(&self, endpoint: &Endpoint) {
@@ -166,6 +189,8 @@ pub(crate) struct Endpoint {
     listener: TcpListener,
     /// Accepted to see who was first.
     waiting: RefCell<Option<TcpStream>>,
+    /// HTTP/2 connections that tell of no WebSockets on streams, held open.
+    asked: RefCell<Vec<Peer>>,
 }
 
 impl Endpoint {
@@ -176,6 +201,7 @@ impl Endpoint {
             address: listener.local_addr().unwrap(),
             listener,
             waiting: RefCell::default(),
+            asked: RefCell::default(),
         }
     }
 
@@ -217,6 +243,25 @@ impl Endpoint {
 
     pub(crate) async fn h1(&self) -> Http1 {
         Http1::over(self.accept().await)
+    }
+
+    /// The connection on which a WebSocket is asked for by an upgrade. An endpoint that speaks HTTP/2
+    /// may be asked first whether it takes them on streams; it does not.
+    pub(crate) async fn upgrade(&self) -> Http1 {
+        loop {
+            let stream = self.accept().await;
+            let mut first = [0; 3];
+            soon("the first bytes", async {
+                while stream.peek(&mut first).await.is_ok_and(|n| n < first.len()) {
+                    tokio::task::yield_now().await;
+                }
+            })
+            .await;
+            if &first != b"PRI" {
+                return Http1::over(stream);
+            }
+            self.asked.borrow_mut().push(Peer::endpoint(stream, &[]).await);
+        }
     }
 
     /// No connection waits to be accepted.

@@ -101,7 +101,7 @@ async fn a_client_without_a_window_is_not_kept_for_ever() {
 async fn a_client_that_stops_in_its_upload_is_told_so() {
     for protocol in [H1, H2c] {
         let endpoint = Endpoint::listen("a").await;
-        let spec = serde_json::json!({ "protocol": protocol, "timeouts": { "idle_ms": 150 } });
+        let spec = serde_json::json!({ "protocol": tidelock_core::spec::Protocol::from(protocol), "timeouts": { "idle_ms": 150 } });
         let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
         let mut client = fleet.h1().await;
         client.request("POST / HTTP/1.1\r\ncontent-length: 10\r\n", "hello").await;

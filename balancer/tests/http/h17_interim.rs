@@ -4,7 +4,7 @@ use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
 use crate::hpack::field;
 
 /// The endpoint's side of one exchange: two hints, a 100 that nobody asked for, and the response.
-async fn hint(endpoint: &Endpoint, protocol: tidelock_core::spec::Protocol) {
+async fn hint(endpoint: &Endpoint, protocol: crate::fleet::Speaks) {
     match protocol {
         H1 => {
             let mut upstream = endpoint.h1().await;

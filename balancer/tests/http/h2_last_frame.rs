@@ -149,7 +149,7 @@ async fn a_body_of_unknown_length_passes_at_once() {
 #[tokio::test]
 async fn a_length_that_is_left_out_has_been_checked() {
     let endpoint = Endpoint::listen("a").await;
-    let spec = PoolSpec { protocol: H2c, strip_content_length: true, ..PoolSpec::default() };
+    let spec = PoolSpec { protocol: H2c.into(), strip_content_length: true, ..PoolSpec::default() };
     let fleet = Fleet::with_pool(config(), spec, &[&endpoint]).await;
     let mut client = fleet.h2().await;
     let stream = client.request("POST", "/up", &[("content-length", "200")], false).await;

@@ -1,9 +1,7 @@
 //! H5: what an endpoint says it did not look at runs elsewhere, any method, byte for byte. What it
 //! may have run never runs twice, unless nobody can tell.
 
-use tidelock_core::spec::Protocol;
-
-use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
+use crate::fleet::{Endpoint, Fleet, H1, H2c, Speaks, config};
 use crate::frames::{Ended, NO_ERROR, Peer, REFUSED_STREAM};
 use crate::hpack::field;
 use crate::http1::Http1;
@@ -222,7 +220,7 @@ async fn a_connection_that_breaks_replays_a_get_and_no_post() {
 }
 
 /// Takes a request; answers it, or closes the connection.
-async fn arrive(endpoint: &Endpoint, protocol: Protocol, answer: Option<&str>) {
+async fn arrive(endpoint: &Endpoint, protocol: Speaks, answer: Option<&str>) {
     match protocol {
         H2c => {
             let mut upstream = endpoint.h2().await;

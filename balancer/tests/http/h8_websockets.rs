@@ -25,7 +25,7 @@ fn accept(head: &Head) -> String {
 /// An open WebSocket by an extended CONNECT, bridged to an upgrade.
 pub(crate) async fn bridged(client: &mut Peer, endpoint: &Endpoint) -> (u32, Http1) {
     let stream = client.request("CONNECT", "/socket?vsn=2", CONNECT, false).await;
-    let mut upstream = endpoint.h1().await;
+    let mut upstream = endpoint.upgrade().await;
     let head = upstream.head().await;
     assert_eq!(head.start, "GET /socket?vsn=2 HTTP/1.1");
     assert_eq!((head.field("upgrade"), head.field("connection")), (Some("websocket"), Some("upgrade")));
@@ -177,4 +177,127 @@ async fn a_close_does_not_wait_for_ever() {
     fleet.drain(&endpoint, DrainMode::Streams, Some(Duration::from_millis(50))).await;
     assert!(client.rest().await.is_empty(), "no close frame within a frame");
     assert_eq!(upstream.rest().await.len(), 8);
+}
+
+/// SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 section 3).
+const TAKES_CONNECT: &[(u16, u32)] = &[(8, 1)];
+
+const UPGRADE: &str = "GET /socket HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n";
+
+/// The endpoint's side of an extended CONNECT, which it accepts.
+async fn connected(upstream: &mut Peer, path: &str) -> u32 {
+    let (stream, fields, end) = upstream.expect_headers().await;
+    let is = |name| field(&fields, name);
+    assert_eq!((is(":method"), is(":protocol"), end), (Some("CONNECT"), Some("websocket"), false));
+    assert_eq!((is(":path"), is(":authority"), is(":scheme")), (Some(path), Some("app.test"), Some("http")));
+    assert_eq!(is("sec-websocket-version"), Some("13"));
+    for gone in ["sec-websocket-key", "connection", "upgrade", "host"] {
+        assert_eq!(is(gone), None, "{gone}");
+    }
+    upstream.headers(stream, &[(":status", "200"), ("sec-websocket-protocol", "phoenix")], false).await;
+    stream
+}
+
+/// An upgrade becomes a stream, next to the requests on the same connection.
+#[tokio::test]
+async fn an_endpoint_that_takes_websockets_on_streams_gets_them() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut h1 = fleet.h1().await;
+    h1.request(UPGRADE, "").await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    let of_h1 = connected(&mut upstream, "/socket").await;
+    let head = h1.head().await;
+    assert_eq!((head.status(), head.field("upgrade")), ("101", Some("websocket")));
+    assert_eq!(head.field("sec-websocket-accept"), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+    assert_eq!(head.field("sec-websocket-protocol"), Some("phoenix"));
+    let mut h2 = fleet.h2().await;
+    let of_client = h2.request("CONNECT", "/other", CONNECT, false).await;
+    let of_h2 = connected(&mut upstream, "/other").await;
+    let (_, fields, end) = h2.expect_headers().await;
+    assert_eq!((field(&fields, ":status"), end), (Some("200"), false));
+    fleet.counted(&endpoint, crate::drains::counts(2, 2)).await;
+    // Both ways, on both.
+    h1.write(b"\x82\x82\0\0\0\0up").await;
+    assert_eq!(upstream.expect_data().await, (of_h1, b"\x82\x82\0\0\0\0up".to_vec(), false));
+    upstream.data(of_h1, b"\x82\x04down", false).await;
+    assert_eq!(h1.exact(6).await.unwrap(), b"\x82\x04down");
+    h2.data(of_client, b"\x82\x81\0\0\0\0u", false).await;
+    assert_eq!(upstream.expect_data().await, (of_h2, b"\x82\x81\0\0\0\0u".to_vec(), false));
+    upstream.data(of_h2, b"\x82\x01d", false).await;
+    assert_eq!(h2.expect_data().await, (of_client, b"\x82\x01d".to_vec(), false));
+    // A request next to them.
+    let stream = h2.get("/").await;
+    let request = upstream.expect_request().await;
+    upstream.respond(request.stream, "204", b"").await;
+    assert_eq!(h2.response(stream).await.status(), "204");
+    // A close and its answer, then both sides' ends.
+    upstream.data(of_h1, b"\x88\x02\x03\xe8", true).await;
+    assert_eq!(h1.exact(4).await.unwrap(), b"\x88\x02\x03\xe8");
+    h1.write(b"\x88\x82\0\0\0\0\x03\xe8").await;
+    drop(h1);
+    assert_eq!(upstream.expect_data().await, (of_h1, b"\x88\x82\0\0\0\0\x03\xe8".to_vec(), false));
+    assert_eq!(upstream.expect_data().await, (of_h1, Vec::new(), true));
+    // Resets in either direction.
+    h2.reset(of_client, CANCEL).await;
+    assert_eq!(upstream.expect_reset(of_h2).await, CANCEL);
+    let of_client = h2.request("CONNECT", "/again", CONNECT, false).await;
+    let of_h2 = connected(&mut upstream, "/again").await;
+    h2.expect_headers().await;
+    upstream.reset(of_h2, CANCEL).await;
+    assert_eq!(h2.expect_reset(of_client).await, CANCEL);
+    fleet.counted(&endpoint, crate::drains::counts(0, 0)).await;
+    assert!(endpoint.nobody(), "one connection for all");
+}
+
+#[tokio::test]
+async fn an_endpoint_that_refuses_a_websocket_on_a_stream_is_heard() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut h1 = fleet.h1().await;
+    h1.request(UPGRADE, "").await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    let (stream, _, _) = upstream.expect_headers().await;
+    upstream.respond(stream, "403", b"no").await;
+    let (head, body) = h1.response().await;
+    assert_eq!((head.status(), &body[..]), ("403", &b"no"[..]));
+    assert_eq!(upstream.expect_data().await, (stream, Vec::new(), true), "the request has ended");
+    // One that was not looked at is asked for again.
+    h1.request(UPGRADE, "").await;
+    let (stream, _, _) = upstream.expect_headers().await;
+    upstream.reset(stream, crate::frames::REFUSED_STREAM).await;
+    connected(&mut upstream, "/socket").await;
+    assert_eq!(h1.head().await.status(), "101");
+}
+
+/// At a drain's deadline it is told to come back, on a connection that others share.
+#[tokio::test]
+async fn a_websocket_on_a_stream_closes_at_the_deadline() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut h1 = fleet.h1().await;
+    h1.request(UPGRADE, "").await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    let stream = connected(&mut upstream, "/socket").await;
+    assert_eq!(h1.head().await.status(), "101");
+    fleet.drain(&endpoint, DrainMode::Streams, Some(Duration::from_millis(100))).await;
+    assert_eq!(h1.exact(4).await.unwrap(), b"\x88\x02\x03\xf4");
+    let (of, told, end) = upstream.expect_data().await;
+    assert_eq!((of, &told[..2], end), (stream, &b"\x88\x82"[..], false));
+    h1.write(b"\x88\x82\0\0\0\0\x03\xf4").await;
+    assert!(h1.rest().await.is_empty());
+    fleet.counted(&endpoint, crate::drains::counts(0, 0)).await;
+}
+
+/// What an endpoint does not know it is asked once for each connection, not for each WebSocket.
+#[tokio::test]
+async fn an_endpoint_without_extended_connect_is_asked_once() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let (client, upstream) = websocket(&fleet, &endpoint).await;
+    let mut more = fleet.h1().await;
+    more.request(UPGRADE, "").await;
+    assert_eq!(endpoint.h1().await.head().await.start, "GET /socket HTTP/1.1");
+    drop((client, upstream));
 }

@@ -10,6 +10,8 @@ mod huffman;
 mod back_pressure;
 mod chaos;
 mod drains;
+mod endpoint_limits;
+mod endpoint_tls;
 mod h10_client;
 mod h12_floods;
 mod h17_interim;

@@ -1,9 +1,7 @@
 //! H9, H10, H16: what passes, and what stays behind: trailers, bodiless responses, fields of one
 //! connection.
 
-use tidelock_core::spec::Protocol;
-
-use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
+use crate::fleet::{Endpoint, Fleet, H1, H2c, Speaks, config};
 use crate::frames::Peer;
 use crate::hpack::field;
 use crate::http1::Http1;
@@ -55,7 +53,7 @@ struct Pair {
     endpoint: Endpoint,
     client: Side,
     upstream: Option<Side>,
-    protocol: Protocol,
+    protocol: Speaks,
 }
 
 #[allow(clippy::large_enum_variant)]
@@ -65,7 +63,7 @@ enum Side {
 }
 
 impl Pair {
-    async fn new(h1_client: bool, protocol: Protocol) -> Pair {
+    async fn new(h1_client: bool, protocol: Speaks) -> Pair {
         let endpoint = Endpoint::listen("a").await;
         let fleet = Fleet::serving(config(), protocol, &[&endpoint]).await;
         let client = match h1_client {

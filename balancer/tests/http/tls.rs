@@ -17,7 +17,7 @@ use crate::hpack::field;
 use crate::http1::Http1;
 
 /// A directory that goes with its test, with files that a listener reads.
-struct Files(std::path::PathBuf);
+pub(crate) struct Files(std::path::PathBuf);
 
 impl Drop for Files {
     fn drop(&mut self) {
@@ -26,7 +26,7 @@ impl Drop for Files {
 }
 
 impl Files {
-    fn new() -> Files {
+    pub(crate) fn new() -> Files {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let nth = COUNT.fetch_add(1, Ordering::Relaxed);
         let unique = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
@@ -36,7 +36,7 @@ impl Files {
     }
 
     /// A self-signed certificate for `names`.
-    fn certificate(&self, file: &str, names: &[&str]) -> (TlsFiles, CertificateDer<'static>) {
+    pub(crate) fn certificate(&self, file: &str, names: &[&str]) -> (TlsFiles, CertificateDer<'static>) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let made = rcgen::generate_simple_self_signed(names).unwrap();
         let (certificate, key) = (self.0.join(format!("{file}.crt")), self.0.join(format!("{file}.key")));

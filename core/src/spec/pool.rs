@@ -1,19 +1,55 @@
-//! Pools: what their endpoints speak, and how long they are waited for.
+//! Pools: what their endpoints speak, how much at once, and how long they are waited for.
+
+use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
-/// How to talk to a pool's endpoints, and for how long to wait for them.
+use super::tls::EndpointTls;
+
+/// How to talk to a pool's endpoints, how much at once, and for how long to wait for them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[serde(try_from = "Fields")]
 pub struct PoolSpec {
     pub protocol: Protocol,
     /// Leave `content-length` out towards the endpoint once it has been checked here: Bandit then
     /// cannot log "Received END_STREAM with byte still pending" (measured: 30 of 30 to 0).
     pub strip_content_length: bool,
     pub timeouts: Timeouts,
+    /// Speak TLS to the endpoints; None is cleartext.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EndpointTls>,
+    #[serde(skip_serializing_if = "EndpointLimits::is_default")]
+    pub limits: EndpointLimits,
 }
 
-/// What the endpoints of one pool speak. It is never mixed in one pool.
+/// A [`PoolSpec`] as it is written, whose parts may not go together.
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Fields {
+    protocol: Protocol,
+    strip_content_length: bool,
+    timeouts: Timeouts,
+    tls: Option<EndpointTls>,
+    limits: EndpointLimits,
+}
+
+impl TryFrom<Fields> for PoolSpec {
+    type Error = String;
+
+    fn try_from(fields: Fields) -> Result<PoolSpec, String> {
+        let Fields { protocol, strip_content_length, timeouts, tls, limits } = fields;
+        match (protocol, &tls) {
+            (Protocol::H2 | Protocol::Auto, None) => Err(format!(
+                "protocol {} is agreed on by TLS: give tls, an empty one will do, or use http1 or h2c",
+                protocol.as_str()
+            )),
+            (Protocol::H2c, Some(_)) => Err("protocol h2c is cleartext: use h2 with tls".to_owned()),
+            _ => Ok(PoolSpec { protocol, strip_content_length, timeouts, tls, limits }),
+        }
+    }
+}
+
+/// What the endpoints of one pool speak. It is never mixed in one pool, but for `auto`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Protocol {
     /// HTTP/1.1 with keep-alive.
@@ -23,13 +59,60 @@ pub enum Protocol {
     /// HTTP/2 in cleartext by prior knowledge (RFC 9113 section 3.3).
     #[serde(rename = "h2c")]
     H2c,
+    /// HTTP/2 over TLS. An endpoint that does not agree to it by ALPN (RFC 7301) is not spoken to.
+    #[serde(rename = "h2")]
+    H2,
+    /// Over TLS, what each endpoint chooses by ALPN: HTTP/2 if it can.
+    #[serde(rename = "auto")]
+    Auto,
+}
+
+impl Protocol {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Protocol::Http1 => "http1",
+            Protocol::H2c => "h2c",
+            Protocol::H2 => "h2",
+            Protocol::Auto => "auto",
+        }
+    }
+}
+
+/// How much one node sends to one endpoint at once, over all its workers. What is left out is not
+/// limited, each limit is at least 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EndpointLimits {
+    /// Connections, idle ones included. Each worker may have one whatever the others hold, so that
+    /// none starves. WebSockets over HTTP/1.1 count, as each has a connection.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<NonZeroU32>,
+    /// Requests in flight; a WebSocket is one for as long as it is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_requests: Option<NonZeroU32>,
+    /// Requests that wait, for at most `connect_ms`, because one of the two is reached or no
+    /// stream is free: 1,024. One more is sent elsewhere if its session allows, else it is
+    /// answered 503.
+    pub max_pending: u32,
+}
+
+impl EndpointLimits {
+    fn is_default(&self) -> bool {
+        *self == EndpointLimits::default()
+    }
+}
+
+impl Default for EndpointLimits {
+    fn default() -> Self {
+        EndpointLimits { max_connections: None, max_requests: None, max_pending: 1_024 }
+    }
 }
 
 /// Upper bounds on waiting for an endpoint, in milliseconds, each at least 1 and at most a day.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
-    /// For a connection to be there: 5 s, then the next endpoint is tried.
+    /// For a connection, TLS included, or a place on one to be there: 5 s, then the next endpoint is tried.
     pub connect_ms: Millis,
     /// From the end of the request to the response's head: 60 s, then 504.
     pub first_byte_ms: Millis,

@@ -18,7 +18,7 @@ use crate::headers::Client;
 use crate::proxy::{self, OutBody, Outbound};
 use crate::upload;
 use crate::websocket::side::StreamSide;
-use crate::websocket::{self, Accept, Tunnel};
+use crate::websocket::{self, AskedBy, Tunnel};
 use crate::worker::Worker;
 
 /// The last piece of a response is left to the library if it is no larger.
@@ -42,7 +42,7 @@ pub(super) fn answer(
 ) -> impl Future<Output = Ended> + use<> {
     let (mut head, body) = request.into_parts();
     let body = Received::h2(body);
-    let accept = match head.method {
+    let asked = match head.method {
         Method::CONNECT => websocket::from_extended_connect(&mut head, worker),
         _ => None,
     };
@@ -60,9 +60,9 @@ pub(super) fn answer(
     async move {
         let outbound = match admitted {
             Err((access, reason)) => Some(proxy::own(access, reason, body)),
-            Ok(exchange) => match accept {
+            Ok(exchange) => match asked {
                 // Boxed: few are, and all others would pay for it.
-                Some(accept) => Box::pin(wait_for_websocket(exchange, body, accept, &mut respond)).await,
+                Some(asked) => Box::pin(wait_for_websocket(exchange, body, asked, &mut respond)).await,
                 None => wait(exchange, body, &mut respond).await,
             },
         };
@@ -89,11 +89,11 @@ async fn wait(exchange: Box<Exchange>, body: Received, respond: &mut SendRespons
 async fn wait_for_websocket(
     exchange: Box<Exchange>,
     body: Received,
-    accept: Accept,
+    asked: AskedBy,
     respond: &mut SendResponse<Bytes>,
 ) -> Option<Outbound> {
     let interim = Interim::default();
-    until_reset(pin!(websocket::serve(exchange, body, &interim, Some(accept))), &interim, respond).await
+    until_reset(pin!(websocket::serve(exchange, body, &interim, asked)), &interim, respond).await
 }
 
 /// Waits for what comes of a request; none when the client has reset it. Dropping the request then
@@ -132,7 +132,7 @@ async fn switch(
     };
     access.whole();
     drop(access);
-    let mut side = StreamSide::new(body, stream);
+    let mut side = StreamSide::downstream(body, stream);
     poll_fn(|cx| tunnel.poll(&mut side, cx)).await;
     if side.has_gone() { Ended::BrokenOff } else { Ended::Served }
 }

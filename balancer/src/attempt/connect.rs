@@ -1,0 +1,117 @@
+//! An attempt to open a WebSocket at an HTTP/2 endpoint by an extended CONNECT (RFC 8441): one more
+//! stream on a connection that is there, instead of a connection of its own.
+
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::task::Poll;
+
+use bytes::Bytes;
+use h2::ext::Protocol;
+use http::{Method, Response, header};
+use tidelock_core::retry::Failure;
+
+use super::h2::{Running, failure};
+use super::{Attempt, Failed, Proxied, Wait, Way};
+use crate::body::Received;
+use crate::source::Source;
+use crate::timers::FirstByte;
+use crate::upstream::h2::Slot;
+use crate::websocket::side::StreamSide;
+
+/// What the endpoint made of it.
+pub(crate) enum Connected {
+    /// The stream is the WebSocket's from here on.
+    Open(Response<()>, StreamSide),
+    /// Another answer, whose body follows.
+    Refused(Response<Answer>),
+}
+
+/// A response to a request that has ended.
+pub(crate) struct Answer(Running);
+
+impl Answer {
+    pub(crate) fn into_proxied(self, attempt: &Attempt<'_>, lease: crate::lease::Lease) -> Proxied {
+        Proxied::new(Way::H2(self.0), attempt.pool.timeouts.idle_ms.duration(), lease)
+    }
+}
+
+impl Attempt<'_> {
+    /// A stream for a WebSocket, if the endpoint takes them by extended CONNECT.
+    pub(crate) async fn connect_slot(&self) -> Result<Option<Slot>, Failed> {
+        let connections = &self.endpoint.h2;
+        if connections.refuses_connect() {
+            return Ok(None);
+        }
+        let lend = self.lend();
+        let slot = match connections.try_lend() {
+            Some(slot) => slot,
+            None => connections.lend(&lend).await.map_err(|error| error.of(Source::gone()))?,
+        };
+        let takes = slot.takes_connect(self.pool.timeouts.connect_ms.duration()).await;
+        if takes {
+            return Ok(Some(slot));
+        }
+        // Nothing was sent on it.
+        slot.settle();
+        connections.refuse_connect();
+        Ok(None)
+    }
+
+    /// Asks on `slot` and waits for the final response's head.
+    pub(crate) async fn connect(&mut self, slot: Slot) -> Result<Connected, Failed> {
+        let failed = |failure| Err(Failed::Endpoint(failure, Source::gone()));
+        let mut request = self.exchange.h2_request(self.endpoint.is_tls(), false);
+        *request.method_mut() = Method::CONNECT;
+        request.extensions_mut().insert(Protocol::from_static("websocket"));
+        // What an upgrade says of itself (RFC 8441 section 5).
+        for name in [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY] {
+            request.headers_mut().remove(name);
+        }
+        let reads = slot.watch().reads();
+        let Ok((response, mut send)) = slot.send().send_request(request, false) else {
+            slot.settle();
+            slot.retire_connection();
+            return failed(Failure::Unprocessed);
+        };
+        let mut response = pin!(response);
+        let mut wait = FirstByte::new(&self.pool.timeouts);
+        let mut cut = self.endpoint.until_cut();
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(head) = self.poll_head(response.as_mut(), cx) {
+                return Poll::Ready(head.map_err(|error| Wait::Endpoint(failure(&error))));
+            }
+            if Pin::new(&mut cut).poll(cx).is_ready() {
+                return Poll::Ready(Err(Wait::Endpoint(Failure::Broken)));
+            }
+            wait.poll(cx, false).map(|()| Err(Wait::Endpoint(Failure::Timeout)))
+        })
+        .await;
+        match outcome {
+            Ok(head) => {
+                let (parts, body) = head.into_parts();
+                let body = Received::h2(body);
+                if parts.status.is_success() {
+                    return Ok(Connected::Open(
+                        Response::from_parts(parts, ()),
+                        StreamSide::upstream(body, send, slot),
+                    ));
+                }
+                // It is a request like any other, which ends here.
+                let _ = send.send_data(Bytes::new(), true);
+                let answer = Answer(Running::without_upload(body, slot));
+                Ok(Connected::Refused(Response::from_parts(parts, answer)))
+            }
+            Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
+            Err(Wait::Endpoint(failure)) => {
+                match failure {
+                    Failure::Timeout => slot.suspect(reads),
+                    _ => slot.settle(),
+                }
+                if failure == Failure::Unprocessed && slot.watch().is_going_away() {
+                    slot.retire_connection();
+                }
+                failed(failure)
+            }
+        }
+    }
+}

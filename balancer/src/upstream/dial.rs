@@ -1,0 +1,118 @@
+//! A connection to an endpoint in bounded time: TCP, and TLS where the pool wants it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tidelock_core::spec::{Address, PoolSpec, Protocol};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tracing::warn;
+
+use crate::socket::Socket;
+use crate::tls::Identity;
+
+/// How one pool's endpoints are reached.
+#[derive(Debug)]
+pub(crate) struct Dialer {
+    protocol: Protocol,
+    tls: Option<Tls>,
+}
+
+#[derive(Debug)]
+struct Tls {
+    /// None where the pool's authorities cannot be used, which has been told.
+    config: Option<Arc<ClientConfig>>,
+    name: Option<ServerName<'static>>,
+}
+
+/// What is spoken on a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    H1,
+    H2,
+}
+
+/// What a connection is wanted for; over TLS the endpoint is offered this by ALPN (RFC 7301).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wanted {
+    H1,
+    H2,
+    Either,
+}
+
+impl Dialer {
+    pub(crate) fn new(pool: &PoolSpec, identity: Option<&Identity>) -> Dialer {
+        let tls = pool.tls.as_ref().map(|spec| {
+            let config = crate::tls::towards_endpoints(spec, identity);
+            let config = config.inspect_err(|error| warn!(%error, "a pool's endpoints cannot be reached by TLS"));
+            let name = spec.server_name.as_ref().map(|name| name.as_str().to_owned());
+            Tls { config: config.ok(), name: name.and_then(|name| name.try_into().ok()) }
+        });
+        Dialer { protocol: pool.protocol, tls }
+    }
+
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// What the pool says that its endpoints speak; None is left to each endpoint.
+    pub(crate) fn spoken(&self) -> Option<Spoken> {
+        match self.protocol {
+            Protocol::Http1 => Some(Spoken::H1),
+            Protocol::H2c | Protocol::H2 => Some(Spoken::H2),
+            Protocol::Auto => None,
+        }
+    }
+
+    /// Names are resolved at each connection, so that a name that moves is followed; each address
+    /// is tried in turn within the one time limit, TLS included.
+    pub(crate) async fn connect(
+        &self,
+        address: &Address,
+        wanted: Wanted,
+        limit: Duration,
+    ) -> io::Result<(Socket, Spoken)> {
+        match tokio::time::timeout(limit, self.attempt(address, wanted)).await {
+            Ok(result) => result,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "no connection in time")),
+        }
+    }
+
+    async fn attempt(&self, address: &Address, wanted: Wanted) -> io::Result<(Socket, Spoken)> {
+        let stream = match address.host().parse::<std::net::IpAddr>() {
+            Ok(ip) => TcpStream::connect((ip, address.port())).await?,
+            Err(_) => TcpStream::connect((address.host(), address.port())).await?,
+        };
+        stream.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok((Socket::Plain(stream), if wanted == Wanted::H2 { Spoken::H2 } else { Spoken::H1 })),
+            Some(tls) => tls.handshake(stream, address, wanted).await,
+        }
+    }
+}
+
+impl Tls {
+    async fn handshake(&self, stream: TcpStream, address: &Address, wanted: Wanted) -> io::Result<(Socket, Spoken)> {
+        let config = self.config.clone().ok_or_else(|| io::Error::other("the pool's authorities are unusable"))?;
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => ServerName::try_from(address.host().to_owned()).map_err(io::Error::other)?,
+        };
+        let offered = match wanted {
+            Wanted::H1 => vec![b"http/1.1".to_vec()],
+            Wanted::H2 => vec![b"h2".to_vec()],
+            Wanted::Either => vec![b"h2".to_vec(), b"http/1.1".to_vec()],
+        };
+        let stream = TlsConnector::from(config).with_alpn(offered).connect(name, stream).await?;
+        let spoken = match stream.get_ref().1.alpn_protocol() {
+            Some(b"h2") => Spoken::H2,
+            // Nothing was agreed on: the endpoint does not know ALPN, and speaks HTTP/1.1.
+            _ if wanted != Wanted::H2 => Spoken::H1,
+            _ => return Err(io::Error::other("the endpoint does not agree to HTTP/2 (ALPN h2)")),
+        };
+        Ok((Socket::Tls(Box::new(stream.into())), spoken))
+    }
+}
