@@ -28,6 +28,7 @@ use tidelock_core::spec::Address;
 pub(crate) use initial::Initial;
 pub(crate) use limits::{Limits, Timeouts};
 pub(crate) use problem::Problems;
+pub(crate) use tidelock_balancer::ListenAddress;
 
 /// A configuration that a node can start with: the files it names have been read.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) struct Config {
     pub admin: Admin,
     /// At least one, no two of them on one address.
     pub listeners: Vec<Listener>,
+    /// What endpoints are shown that ask for a certificate. Default: nothing.
+    pub endpoint_tls: Option<CertificateFiles>,
     pub access_log: AccessLog,
     /// Peers whose `x-forwarded-*` fields are believed. Default: none.
     pub trusted: Vec<IpNet>,
@@ -83,7 +86,7 @@ pub(crate) struct Admin {
 
 #[derive(Debug)]
 pub(crate) struct Listener {
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     pub tls: Option<ListenerTls>,
     /// Each connection begins with the PROXY protocol. Default: off.
     pub proxy_protocol: ProxyProtocol,

@@ -162,7 +162,7 @@ fn watch_signals(leave: Leave) -> anyhow::Result<()> {
 
 fn balancer_config(config: &Config) -> tidelock_balancer::Config {
     let listeners = config.listeners.iter().map(|listener| tidelock_balancer::ListenerConfig {
-        address: listener.address,
+        address: listener.address.clone(),
         tls: listener.tls.as_ref().map(listener_tls),
         proxy_protocol: listener.proxy_protocol == config::ProxyProtocol::Required,
     });
@@ -170,6 +170,7 @@ fn balancer_config(config: &Config) -> tidelock_balancer::Config {
     tidelock_balancer::Config {
         workers: config.node.workers,
         listeners: listeners.collect(),
+        endpoint_identity: config.endpoint_tls.as_ref().map(tls_files),
         limits: tidelock_balancer::Limits {
             max_connections: limits.max_connections,
             max_connections_per_client: limits.max_connections_per_client,
@@ -194,13 +195,13 @@ fn balancer_config(config: &Config) -> tidelock_balancer::Config {
     }
 }
 
+fn tls_files(files: &config::CertificateFiles) -> tidelock_balancer::TlsFiles {
+    tidelock_balancer::TlsFiles { certificate: files.certificate.clone(), key: files.key.clone() }
+}
+
 fn listener_tls(tls: &config::ListenerTls) -> tidelock_balancer::ListenerTls {
-    let files = |files: &config::CertificateFiles| tidelock_balancer::TlsFiles {
-        certificate: files.certificate.clone(),
-        key: files.key.clone(),
-    };
     tidelock_balancer::ListenerTls {
-        certificates: tls.certificates.iter().map(files).collect(),
+        certificates: tls.certificates.iter().map(tls_files).collect(),
         client_auth: tls.client_ca.as_ref().map(|authorities| tidelock_balancer::ClientAuth {
             authorities: authorities.clone(),
             required: tls.client_auth == config::ClientAuth::Required,

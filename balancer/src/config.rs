@@ -1,6 +1,7 @@
 //! What one node's data plane is told at its start. The binary reads it from the node's
 //! configuration; every default is explained in `docs/configuration.md`.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -23,9 +24,36 @@ pub struct Config {
     pub trusted: Vec<IpNet>,
 }
 
+/// Where a listener listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    Ip(SocketAddr),
+    /// A socket in the file system, for whoever is on the same host. Its clients count as
+    /// `127.0.0.1`, unless the PROXY protocol names them.
+    Unix(PathBuf),
+}
+
+impl ListenAddress {
+    pub fn ip(&self) -> Option<SocketAddr> {
+        match self {
+            ListenAddress::Ip(address) => Some(*address),
+            ListenAddress::Unix(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ListenAddress::Ip(address) => address.fmt(f),
+            ListenAddress::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct ListenerConfig {
-    pub address: SocketAddr,
+    pub address: ListenAddress,
     pub tls: Option<ListenerTls>,
     /// Every connection begins with the PROXY protocol, version 1 or 2, which names the client.
     /// One that does not is closed.

@@ -11,20 +11,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::h1::wire::Wire;
 use crate::headers::Client;
-use crate::socket::Socket;
+use crate::socket::{Socket, Stream};
 use crate::worker::Worker;
 use detect::{Detected, detect};
 
 /// Serves one accepted connection to its end.
 pub(crate) async fn serve(
     worker: Rc<Worker>,
-    stream: TcpStream,
+    stream: Stream,
     peer: SocketAddr,
     tls: Option<Arc<TlsAcceptor>>,
     proxy_protocol: bool,
@@ -67,7 +66,7 @@ struct Begun {
 
 /// Finds out whose connection it is and what is spoken; none when it was closed without a byte.
 async fn begin(
-    mut stream: TcpStream,
+    mut stream: Stream,
     peer: SocketAddr,
     tls: Option<Arc<TlsAcceptor>>,
     proxy_protocol: bool,

@@ -36,7 +36,6 @@ mod websocket;
 mod worker;
 
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
@@ -48,7 +47,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
 use tracing::error;
 
-pub use config::{ClientAuth, Config, Limits, ListenerConfig, ListenerTls, Timeouts, TlsFiles};
+pub use config::{ClientAuth, Config, Limits, ListenAddress, ListenerConfig, ListenerTls, Timeouts, TlsFiles};
 pub use tls::TlsError;
 
 use clients::Clients;
@@ -60,7 +59,7 @@ use worker::{Shared, Stage, Worker};
 
 /// A running data plane.
 pub struct Balancer {
-    addresses: Vec<SocketAddr>,
+    addresses: Vec<ListenAddress>,
     reports: watch::Receiver<NodeReport>,
     counters: Vec<Arc<Counters>>,
     stage: watch::Sender<Stage>,
@@ -75,7 +74,7 @@ pub struct Balancer {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("cannot listen on {address}: {source}")]
-    Bind { address: SocketAddr, source: io::Error },
+    Bind { address: ListenAddress, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot start a worker: {0}")]
@@ -111,9 +110,10 @@ impl Balancer {
                     Some(tls::acceptor(tls, read, tickets.clone())?)
                 }
             };
-            let address = listener.address;
-            let bound = listener::bind(address, count).map_err(|source| StartError::Bind { address, source })?;
-            addresses.extend(bound.first().and_then(|socket| socket.local_addr().ok()));
+            let bound = listener::bind(&listener.address, count);
+            let address = listener.address.clone();
+            let (address, bound) = bound.map_err(|source| StartError::Bind { address, source })?;
+            addresses.push(address);
             for (worker, socket) in sockets.iter_mut().zip(bound) {
                 let (tls, open) = (tls.clone(), open.clone());
                 worker.push(Listener { socket, tls, proxy_protocol: listener.proxy_protocol, open });
@@ -151,7 +151,7 @@ impl Balancer {
     }
 
     /// What the listeners are bound to, in the order of the configuration.
-    pub fn addresses(&self) -> &[SocketAddr] {
+    pub fn addresses(&self) -> &[ListenAddress] {
         &self.addresses
     }
 

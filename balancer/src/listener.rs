@@ -1,28 +1,50 @@
 //! Listening sockets: one for each worker on each address, by SO_REUSEPORT, so that the kernel
-//! spreads connections and workers share nothing.
+//! spreads connections and workers share nothing. Workers share a socket in the file system, which
+//! has no such thing.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
+use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use crate::config::ListenAddress;
 use crate::downstream;
+use crate::socket::Stream;
 use crate::worker::{Stage, Worker};
 
 /// Connections that the kernel holds for us. It caps this at net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
 
-/// Binds the sockets of all workers. Port zero takes a free port, the same for each.
-pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdListener>> {
-    let mut address = address;
+/// A listening socket, before it is a worker's.
+#[derive(Debug)]
+pub(crate) enum Bound {
+    Tcp(StdListener),
+    Unix(StdUnixListener),
+}
+
+/// Binds the sockets of all workers, and says where. Port zero takes a free port, the same for each.
+pub(crate) fn bind(address: &ListenAddress, workers: usize) -> io::Result<(ListenAddress, Vec<Bound>)> {
+    match address {
+        ListenAddress::Ip(address) => {
+            let (address, sockets) = bind_tcp(*address, workers)?;
+            Ok((ListenAddress::Ip(address), sockets))
+        }
+        ListenAddress::Unix(path) => Ok((address.clone(), bind_unix(path, workers)?)),
+    }
+}
+
+fn bind_tcp(mut address: SocketAddr, workers: usize) -> io::Result<(SocketAddr, Vec<Bound>)> {
     let mut sockets = Vec::with_capacity(workers);
     for _ in 0..workers {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
@@ -36,14 +58,54 @@ pub(crate) fn bind(address: SocketAddr, workers: usize) -> io::Result<Vec<StdLis
         socket.listen(BACKLOG)?;
         let listener = StdListener::from(socket);
         address = listener.local_addr()?;
-        sockets.push(listener);
+        sockets.push(Bound::Tcp(listener));
     }
-    Ok(sockets)
+    Ok((address, sockets))
+}
+
+fn bind_unix(path: &Path, workers: usize) -> io::Result<Vec<Bound>> {
+    // What a process that ended has left behind; a socket that somebody listens on stays.
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    if is_socket && StdUnixStream::connect(path).is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused) {
+        std::fs::remove_file(path)?;
+    }
+    let listener = StdUnixListener::bind(path)?;
+    listener.set_nonblocking(true)?;
+    (0..workers).map(|_| listener.try_clone().map(Bound::Unix)).collect()
+}
+
+/// A listening socket of a worker's runtime.
+enum Acceptor {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Acceptor {
+    fn new(bound: Bound) -> io::Result<Acceptor> {
+        Ok(match bound {
+            Bound::Tcp(listener) => Acceptor::Tcp(TcpListener::from_std(listener)?),
+            Bound::Unix(listener) => Acceptor::Unix(UnixListener::from_std(listener)?),
+        })
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, SocketAddr)> {
+        match self {
+            Acceptor::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                let _ = stream.set_nodelay(true);
+                Ok((Stream::Tcp(stream), peer))
+            }
+            Acceptor::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::Unix(stream), (Ipv4Addr::LOCALHOST, 0).into()))
+            }
+        }
+    }
 }
 
 /// One listening socket of one worker, and what its connections are served with.
 pub(crate) struct Listener {
-    pub(crate) socket: StdListener,
+    pub(crate) socket: Bound,
     pub(crate) tls: Option<Arc<TlsAcceptor>>,
     pub(crate) proxy_protocol: bool,
     /// Open connections of the node.
@@ -53,16 +115,18 @@ pub(crate) struct Listener {
 impl Listener {
     /// Accepts until the node leaves; what the kernel holds by then is still served.
     pub(crate) async fn run(self, worker: Rc<Worker>, connections: TaskTracker) -> io::Result<()> {
-        let listener = TcpListener::from_std(self.socket.try_clone()?)?;
+        let Listener { socket, tls, proxy_protocol, open } = self;
+        let acceptor = Acceptor::new(socket)?;
+        let service = Service { tls, proxy_protocol, open };
         let mut stage = worker.stage.clone();
         loop {
             let accepted = tokio::select! {
                 biased;
-                accepted = listener.accept() => accepted,
+                accepted = acceptor.accept() => accepted,
                 _ = stage.wait_for(|stage| *stage >= Stage::Leaving) => return Ok(()),
             };
             match accepted {
-                Ok((stream, peer)) => self.serve(&worker, &connections, stream, peer),
+                Ok((stream, peer)) => service.serve(&worker, &connections, stream, peer),
                 Err(error) => {
                     // Out of file descriptors, or a connection that died in the queue: go on, not
                     // at full speed.
@@ -72,14 +136,22 @@ impl Listener {
             }
         }
     }
+}
 
-    fn serve(&self, worker: &Rc<Worker>, connections: &TaskTracker, stream: tokio::net::TcpStream, peer: SocketAddr) {
+/// What a listener's connections are served with.
+struct Service {
+    tls: Option<Arc<TlsAcceptor>>,
+    proxy_protocol: bool,
+    open: Arc<AtomicUsize>,
+}
+
+impl Service {
+    fn serve(&self, worker: &Rc<Worker>, connections: &TaskTracker, stream: Stream, peer: SocketAddr) {
         let guard = OpenGuard::new(worker.clone(), self.open.clone());
         if guard.count > worker.config.limits.max_connections {
             worker.counters.connections_refused.add();
             return;
         }
-        let _ = stream.set_nodelay(true);
         let (worker, tls, proxy_protocol) = (worker.clone(), self.tls.clone(), self.proxy_protocol);
         connections.spawn_local(async move {
             downstream::serve(worker, stream, peer, tls, proxy_protocol).await;

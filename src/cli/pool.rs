@@ -1,14 +1,18 @@
 //! `tidelock pool`.
 
+use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::json;
 use tidelock_core::id::Name;
-use tidelock_core::spec::{Millis, PoolSpec, Protocol, Timeouts};
+use tidelock_core::spec::{
+    Authorities, EndpointLimits, EndpointTls, Millis, PoolSpec, Protocol, ServerName, Timeouts, Verify,
+};
 
-use super::client::Api;
+use super::client::{Api, Failure};
 use super::output::{Table, print, print_line};
 use super::{Outcome, duration, endpoint, view};
 
@@ -33,7 +37,8 @@ What is not given has its default: the whole specification is replaced. Endpoint
 
 Examples:
   tidelock pool put app --protocol h2c
-  tidelock pool put reports --first-byte-timeout 5m")]
+  tidelock pool put app --protocol h2 --tls-authorities ca.pem --tls-server-name app.internal
+  tidelock pool put reports --first-byte-timeout 5m --max-requests 20")]
     Put(PutOptions),
     /// Remove a pool with its endpoints; refused while a route uses it
     Delete { pool: Name },
@@ -42,9 +47,21 @@ Examples:
 #[derive(Args)]
 pub(super) struct PutOptions {
     pool: Name,
-    /// What the endpoints speak
-    #[arg(long, value_parser = ["http1", "h2c"], default_value = "http1")]
+    /// What the endpoints speak: HTTP/1.1, HTTP/2 in cleartext, HTTP/2 over TLS, or whichever each agrees to over TLS
+    #[arg(long, value_parser = ["http1", "h2c", "h2", "auto"], default_value = "http1")]
     protocol: String,
+    /// Speak TLS to the endpoints; h2, auto and the --tls-* options imply it
+    #[arg(long)]
+    tls: bool,
+    /// PEM file of those who may have signed the endpoints' certificates [default: the public authorities]
+    #[arg(long, value_name = "FILE")]
+    tls_authorities: Option<PathBuf>,
+    /// The name that is asked for and must be in the certificate [default: the host of each address]
+    #[arg(long, value_name = "NAME", value_parser = server_name)]
+    tls_server_name: Option<ServerName>,
+    /// Take any certificate: whoever can answer at the address is believed
+    #[arg(long)]
+    tls_no_verify: bool,
     /// Leave content-length out towards the endpoints, once it has been checked
     #[arg(long)]
     strip_content_length: bool,
@@ -60,6 +77,19 @@ pub(super) struct PutOptions {
     /// Without a byte in either direction of a WebSocket [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = millis)]
     websocket_idle_timeout: Option<Millis>,
+    /// Connections of one node to one endpoint [default: no limit]
+    #[arg(long, value_name = "N")]
+    max_connections: Option<NonZeroU32>,
+    /// Requests of one node in flight at one endpoint [default: no limit]
+    #[arg(long, value_name = "N")]
+    max_requests: Option<NonZeroU32>,
+    /// Requests of one node that wait for one endpoint [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_pending: Option<u32>,
+}
+
+fn server_name(text: &str) -> Result<ServerName, String> {
+    text.to_owned().try_into()
 }
 
 fn millis(text: &str) -> Result<Millis, String> {
@@ -68,10 +98,16 @@ fn millis(text: &str) -> Result<Millis, String> {
 }
 
 impl PutOptions {
-    fn spec(&self) -> PoolSpec {
+    fn spec(&self) -> anyhow::Result<PoolSpec> {
         let default = Timeouts::default();
-        PoolSpec {
-            protocol: if self.protocol == "h2c" { Protocol::H2c } else { Protocol::Http1 },
+        let protocol = match self.protocol.as_str() {
+            "h2c" => Protocol::H2c,
+            "h2" => Protocol::H2,
+            "auto" => Protocol::Auto,
+            _ => Protocol::Http1,
+        };
+        let spec = PoolSpec {
+            protocol,
             strip_content_length: self.strip_content_length,
             timeouts: Timeouts {
                 connect_ms: self.connect_timeout.unwrap_or(default.connect_ms),
@@ -79,7 +115,32 @@ impl PutOptions {
                 idle_ms: self.idle_timeout.unwrap_or(default.idle_ms),
                 websocket_idle_ms: self.websocket_idle_timeout.unwrap_or(default.websocket_idle_ms),
             },
+            tls: self.endpoint_tls(protocol)?,
+            limits: EndpointLimits {
+                max_connections: self.max_connections,
+                max_requests: self.max_requests,
+                max_pending: self.max_pending.unwrap_or(EndpointLimits::default().max_pending),
+            },
+        };
+        spec.check().map_err(Failure::Mistake)?;
+        Ok(spec)
+    }
+
+    fn endpoint_tls(&self, protocol: Protocol) -> anyhow::Result<Option<EndpointTls>> {
+        let is_asked =
+            self.tls || self.tls_no_verify || self.tls_authorities.is_some() || self.tls_server_name.is_some();
+        if !is_asked && !matches!(protocol, Protocol::H2 | Protocol::Auto) {
+            return Ok(None);
         }
+        let authorities = self.tls_authorities.as_ref().map(|path| {
+            let read = std::fs::read_to_string(path).map_err(|error| error.to_string()).and_then(Authorities::try_from);
+            read.map_err(|reason| Failure::Mistake(format!("{}: {reason}", path.display())))
+        });
+        Ok(Some(EndpointTls {
+            authorities: authorities.transpose()?,
+            server_name: self.tls_server_name.clone(),
+            verify: if self.tls_no_verify { Verify::None } else { Verify::Full },
+        }))
     }
 }
 
@@ -97,8 +158,8 @@ pub(super) async fn run(command: Command, api: &mut Api) -> anyhow::Result<Outco
             print(&endpoint::list(&[pool]))?;
         }
         Command::Put(options) => {
-            let applied =
-                api.write(Method::PUT, &format!("/v1/pools/{}", options.pool), Some(json!(options.spec()))).await?;
+            let spec = json!(options.spec()?);
+            let applied = api.write(Method::PUT, &format!("/v1/pools/{}", options.pool), Some(spec)).await?;
             print_line(&format!("pool {}: applied at epoch {}", options.pool, applied.epoch))?;
         }
         Command::Delete { pool } => {

@@ -12,7 +12,9 @@ use rustls::sign::CertifiedKey;
 use super::layers::Located;
 use super::problem::{Problems, Source};
 use super::shape::{AdminDraft, CertificateDraft, Draft, FleetDraft, ListenerDraft, NodeDraft, TlsDraft};
-use super::{Admin, CertificateFiles, ClientAuth, Config, Fleet, Listener, ListenerTls, Node, Secret, initial};
+use super::{
+    Admin, CertificateFiles, ClientAuth, Config, Fleet, ListenAddress, Listener, ListenerTls, Node, Secret, initial,
+};
 
 /// A shared secret is the whole of a peer's identity, so it is as long as an AES-256 key.
 const MIN_SECRET_BYTES: usize = 32;
@@ -34,10 +36,16 @@ pub(super) fn check(draft: Draft, problems: &mut Problems) -> Option<Config> {
     let fleet = draft.fleet.map(|fleet| check_fleet(fleet, problems));
     let admin = admin(draft.admin, problems);
     let listeners: Vec<_> = draft.listeners.into_iter().map(|draft| listener(draft, problems)).collect();
+    let endpoint_tls = draft.endpoint_tls.map(|draft| certificate(draft, problems));
     let initial = initial::check(draft.initial, problems);
     let fleet = match fleet {
         Some(None) => return None,
         Some(fleet) => fleet,
+        None => None,
+    };
+    let endpoint_tls = match endpoint_tls {
+        Some(None) => return None,
+        Some(files) => files,
         None => None,
     };
     Some(Config {
@@ -45,6 +53,7 @@ pub(super) fn check(draft: Draft, problems: &mut Problems) -> Option<Config> {
         fleet,
         admin: admin?,
         listeners: listeners.into_iter().collect::<Option<_>>()?,
+        endpoint_tls,
         access_log: draft.access_log,
         trusted: draft.trusted,
         drain: draft.drain,
@@ -59,14 +68,19 @@ fn check_addresses(draft: &Draft, problems: &mut Problems) {
     if draft.listeners.is_empty() {
         problems.report(&Source::Default, "listeners", "there is none: leave the key out for 0.0.0.0:8080");
     }
-    let admin = draft.admin.listen.as_ref().map(|at| ("admin.listen".to_owned(), at));
-    let fleet = draft.fleet.as_ref().and_then(|fleet| fleet.listen.as_ref());
-    let fleet = fleet.map(|at| ("fleet.listen".to_owned(), at));
-    let listener = |listener: &ListenerDraft| format!("{}.address", listener.path);
-    let listeners = draft.listeners.iter().filter_map(|l| l.address.as_ref().map(|at| (listener(l), at)));
-    let mut taken: Vec<(String, &Located<SocketAddr>)> = Vec::new();
+    let own = |key: &str, at: &Located<SocketAddr>| {
+        (key.to_owned(), Located { value: ListenAddress::Ip(at.value), source: at.source.clone() })
+    };
+    let admin = draft.admin.listen.as_ref().map(|at| own("admin.listen", at));
+    let fleet = draft.fleet.as_ref().and_then(|fleet| fleet.listen.as_ref()).map(|at| own("fleet.listen", at));
+    let listeners = draft.listeners.iter().filter_map(|listener| {
+        let at = listener.address.as_ref()?;
+        let at = Located { value: at.value.clone(), source: at.source.clone() };
+        Some((format!("{}.address", listener.path), at))
+    });
+    let mut taken: Vec<(String, Located<ListenAddress>)> = Vec::new();
     for (key, at) in admin.into_iter().chain(fleet).chain(listeners) {
-        match taken.iter().find(|(_, other)| overlap(at.value, other.value)) {
+        match taken.iter().find(|(_, other)| overlap(&at.value, &other.value)) {
             Some((other, there)) => {
                 let reason = format!("{} is already taken by {other}, {} ({})", at.value, there.value, there.source);
                 problems.report(&at.source, key, reason);
@@ -76,7 +90,8 @@ fn check_addresses(draft: &Draft, problems: &mut Problems) {
     }
 }
 
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+fn overlap(a: &ListenAddress, b: &ListenAddress) -> bool {
+    let (Some(a), Some(b)) = (a.ip(), b.ip()) else { return a == b };
     let everywhere = a.ip().is_unspecified() || b.ip().is_unspecified();
     a.port() != 0 && a.port() == b.port() && a.is_ipv4() == b.is_ipv4() && (everywhere || a.ip() == b.ip())
 }

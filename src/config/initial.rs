@@ -1,9 +1,11 @@
 //! `[[initial.pools]]` and `[[initial.routes]]`: what a new fleet begins with, in the API's shapes.
 //! The first leader proposes it once, to an empty fleet; afterwards the API is the only way.
 
+use std::path::PathBuf;
+
 use tidelock_core::command::{Command, Proposal};
 use tidelock_core::id::{Epoch, Name};
-use tidelock_core::spec::{EndpointSpec, PoolSpec, RouteSpec, Timeouts};
+use tidelock_core::spec::{Authorities, EndpointLimits, EndpointSpec, EndpointTls, PoolSpec, RouteSpec, Timeouts};
 use tidelock_core::state::{Outcome, State};
 
 use super::layers::{Found, Located, Section};
@@ -57,9 +59,41 @@ fn pool_spec(section: Section<'_>) -> PoolSpec {
         protocol: given(section.shaped("protocol")).unwrap_or_default(),
         strip_content_length: given(section.shaped("strip_content_length")).unwrap_or_default(),
         timeouts: section.section_if_present("timeouts").map(pool_timeouts).unwrap_or_default(),
+        tls: section.section_if_present("tls").map(pool_tls),
+        limits: section.section_if_present("limits").map(pool_limits).unwrap_or_default(),
     };
+    if let Err(reason) = spec.check() {
+        section.report(&section.source, "tls", reason);
+    }
     section.finish();
     spec
+}
+
+/// The authorities are a file's here, and the file's content in the fleet.
+fn pool_tls(section: Section<'_>) -> EndpointTls {
+    let authorities = section.scalar::<PathBuf>("authorities_file").value().and_then(|at| {
+        let read = std::fs::read_to_string(&at.value).map_err(|error| error.to_string());
+        let read = read.and_then(Authorities::try_from);
+        let read = read.map_err(|error| format!("{} cannot be used: {error}", at.value.display()));
+        read.map_err(|reason| section.report(&at.source, "authorities_file", reason)).ok()
+    });
+    let tls = EndpointTls {
+        authorities,
+        server_name: given(section.shaped("server_name")),
+        verify: given(section.shaped("verify")).unwrap_or_default(),
+    };
+    section.finish();
+    tls
+}
+
+fn pool_limits(section: Section<'_>) -> EndpointLimits {
+    let limits = EndpointLimits {
+        max_connections: given(section.shaped("max_connections")),
+        max_requests: given(section.shaped("max_requests")),
+        max_pending: given(section.shaped("max_pending")).unwrap_or(EndpointLimits::default().max_pending),
+    };
+    section.finish();
+    limits
 }
 
 fn pool_timeouts(section: Section<'_>) -> Timeouts {

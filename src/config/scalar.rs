@@ -8,7 +8,7 @@ use tidelock_core::id::Name;
 use tidelock_core::spec::Address;
 use toml::de::DeValue;
 
-use super::{AccessLog, ClientAuth, ProxyProtocol};
+use super::{AccessLog, ClientAuth, ListenAddress, ProxyProtocol};
 
 pub(super) trait Scalar: Sized {
     /// Completes "expected ...".
@@ -88,6 +88,28 @@ impl Scalar for SocketAddr {
     fn from_text(text: &str) -> Result<Self, String> {
         text.parse().map_err(|_| {
             format!("{text:?} is not an IP address and a port: write 127.0.0.1:9900, 0.0.0.0:8080 or [::]:8080")
+        })
+    }
+}
+
+impl Scalar for ListenAddress {
+    const EXPECTED: &'static str = "an IP address and a port, or unix: and a path";
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        match text.strip_prefix("unix:") {
+            Some("") => Err("expected a path behind unix:, found nothing".into()),
+            Some(path) => Ok(ListenAddress::Unix(path.into())),
+            None => {
+                SocketAddr::from_text(text).map(ListenAddress::Ip).map_err(|reason| format!("{reason}, or unix:/PATH"))
+            }
+        }
+    }
+
+    fn from_toml(value: &DeValue<'_>, directory: &Path) -> Result<Self, String> {
+        let DeValue::String(text) = value else { return Err(wrong_type::<Self>(value)) };
+        Ok(match Self::from_text(text)? {
+            ListenAddress::Unix(path) => ListenAddress::Unix(directory.join(path)),
+            ip => ip,
         })
     }
 }

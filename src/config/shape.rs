@@ -14,13 +14,14 @@ use super::initial::{self, InitialDraft};
 use super::layers::{Found, Layers, Located, Section};
 use super::limits::{self, Limits, Timeouts};
 use super::problem::Source;
-use super::{AccessLog, ClientAuth, Drain, ProxyProtocol};
+use super::{AccessLog, ClientAuth, Drain, ListenAddress, ProxyProtocol};
 
 pub(super) struct Draft {
     pub(super) node: NodeDraft,
     pub(super) fleet: Option<FleetDraft>,
     pub(super) admin: AdminDraft,
     pub(super) listeners: Vec<ListenerDraft>,
+    pub(super) endpoint_tls: Option<CertificateDraft>,
     pub(super) access_log: AccessLog,
     pub(super) trusted: Vec<IpNet>,
     pub(super) drain: Drain,
@@ -57,7 +58,7 @@ pub(super) struct AdminDraft {
 pub(super) struct ListenerDraft {
     /// `listeners[0]`.
     pub(super) path: String,
-    pub(super) address: Option<Located<SocketAddr>>,
+    pub(super) address: Option<Located<ListenAddress>>,
     pub(super) tls: Option<TlsDraft>,
     pub(super) proxy_protocol: ProxyProtocol,
 }
@@ -70,7 +71,7 @@ pub(super) struct TlsDraft {
 }
 
 pub(super) struct CertificateDraft {
-    /// `listeners[0].tls`.
+    /// `listeners[0].tls`, `endpoint_tls`.
     pub(super) path: String,
     pub(super) certificate: Option<Located<PathBuf>>,
     pub(super) key: Option<Located<PathBuf>>,
@@ -86,6 +87,7 @@ pub(super) fn shape(layers: &Layers<'_>) -> Draft {
         fleet: fleet(root.section("fleet")),
         admin: admin(root.section("admin")),
         listeners: listeners(&root),
+        endpoint_tls: endpoint_tls(root.section("endpoint_tls")),
         access_log: access_log(root.section("access_log")),
         trusted: trusted(root.section("forwarded")),
         drain_source: drain.source.clone(),
@@ -156,7 +158,8 @@ fn admin(section: Section<'_>) -> AdminDraft {
 
 fn listeners(root: &Section<'_>) -> Vec<ListenerDraft> {
     let Some(sections) = root.sections("listeners") else {
-        let everywhere = Located { value: SocketAddr::from(([0, 0, 0, 0], 8080)), source: Source::Default };
+        let everywhere = ListenAddress::Ip(SocketAddr::from(([0, 0, 0, 0], 8080)));
+        let everywhere = Located { value: everywhere, source: Source::Default };
         let (path, proxy_protocol) = ("listeners".into(), ProxyProtocol::Off);
         return vec![ListenerDraft { path, address: Some(everywhere), tls: None, proxy_protocol }];
     };
@@ -188,6 +191,12 @@ fn tls(section: Section<'_>) -> TlsDraft {
         client_ca: section.scalar("client_ca").value(),
         client_auth: section.scalar("client_auth").value(),
     };
+    section.finish();
+    draft
+}
+
+fn endpoint_tls(section: Section<'_>) -> Option<CertificateDraft> {
+    let draft = section.is_present(&["certificate", "key"]).then(|| certificate(&section));
     section.finish();
     draft
 }

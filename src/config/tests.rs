@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use tidelock_core::command::Command;
+
 use super::*;
 
 /// A folder of this test's own, removed at the end.
@@ -68,7 +70,7 @@ fn nothing_written_is_a_fleet_of_one() {
     assert!(config.fleet.is_none());
     assert_eq!(config.admin.listen, "127.0.0.1:9900".parse().unwrap());
     assert_eq!(config.listeners.len(), 1);
-    assert_eq!(config.listeners[0].address, "0.0.0.0:8080".parse().unwrap());
+    assert_eq!(config.listeners[0].address.to_string(), "0.0.0.0:8080");
     assert_eq!(config.limits.max_header_bytes, 16_384);
     assert_eq!(config.timeouts.downstream_idle, Duration::from_secs(75));
     assert!(config.initial.commands.is_empty());
@@ -189,7 +191,7 @@ trusted = ["10.0.0.0/33"]
             "DIR/t.toml:9: fleet.secret_file: DIR/nowhere cannot be read: No such file or directory (os error 2)",
             "DIR/t.toml:12: admin.listen: 0.0.0.0:9900 is not loopback: anyone could change the fleet. Give admin.token_file",
             "DIR/t.toml:13: admin.port: unknown field; known are token_file, listen, advertise",
-            "DIR/t.toml:16: listeners[0].address: \"localhost:8080\" is not an IP address and a port: write 127.0.0.1:9900, 0.0.0.0:8080 or [::]:8080",
+            "DIR/t.toml:16: listeners[0].address: \"localhost:8080\" is not an IP address and a port: write 127.0.0.1:9900, 0.0.0.0:8080 or [::]:8080, or unix:/PATH",
             "DIR/t.toml:20: listeners[2].address: 127.0.0.1:8443 is already taken by listeners[1].address, 0.0.0.0:8443 (DIR/t.toml:18)",
             "DIR/t.toml:21: listeners[2].tls.additional[0].certificate: is missing",
             "DIR/t.toml:21: listeners[2].tls.additional[0].key: DIR/k.pem cannot be read: No such file or directory (os error 2)",
@@ -340,6 +342,46 @@ fn certificates_and_keys_belong_together() {
         "DIR/t.toml:6: listeners[1].tls.certificate: DIR/junk.pem is not PEM",
         "DIR/t.toml:6: listeners[1].tls.key: DIR/chain.pem holds no private key in PEM",
         "DIR/t.toml:9: listeners[2].tls.certificate: DIR/key.pem holds no certificate in PEM",
+    ];
+    let lines: Vec<&str> = problems.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{problems}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}\nis not\n{expected}");
+    }
+}
+
+#[test]
+fn tls_to_endpoints_is_checked_with_its_files() {
+    let folder = Folder::new();
+    let made = rcgen::generate_simple_self_signed(["app.internal".to_owned()]).unwrap();
+    folder.write("chain.pem", &made.cert.pem());
+    folder.write("key.pem", &made.signing_key.serialize_pem());
+    let pool = |name: &str, spec: &str| format!("[[initial.pools]]\nname = \"{name}\"\nspec = {{ {spec} }}\n");
+    let identity = "[endpoint_tls]\ncertificate = \"chain.pem\"\nkey = \"key.pem\"\n";
+    let spec = r#"protocol = "h2", tls = { authorities_file = "chain.pem", server_name = "app.internal" }, limits = { max_requests = 9 }"#;
+    let config = folder.load(&format!("{identity}{}", pool("app", spec)));
+    assert_eq!(config.endpoint_tls.unwrap().key, folder.0.join("key.pem"));
+    let [Command::PutPool { spec, .. }] = &config.initial.commands[..] else { panic!("one pool") };
+    let tls = spec.tls.as_ref().unwrap();
+    assert_eq!(tls.authorities.as_ref().unwrap().as_str(), made.cert.pem());
+    assert_eq!(spec.limits.max_requests.unwrap().get(), 9);
+    let bad = [
+        "[endpoint_tls]\ncertificate = \"key.pem\"\n".to_owned(),
+        pool("a", r#"protocol = "h2""#),
+        pool("b", r#"protocol = "h2c", tls = {}"#),
+        pool("c", r#"tls = { authorities_file = "key.pem" }"#),
+        pool("d", r#"tls = { authorities_file = "nowhere", verify = "no" }, limits = { max_requests = 0 }"#),
+    ];
+    let problems = folder.problems(&bad.concat(), &[], Flags::default());
+    let expected = [
+        "DIR/t.toml:1: endpoint_tls.key: is missing",
+        "DIR/t.toml:2: endpoint_tls.certificate: DIR/key.pem holds no certificate in PEM",
+        "DIR/t.toml:5: initial.pools[0].spec.tls: protocol h2 is agreed on in TLS: give tls",
+        "DIR/t.toml:8: initial.pools[1].spec.tls: protocol h2c is cleartext: use h2 with tls",
+        "DIR/t.toml:11: initial.pools[2].spec.tls: there is no certificate in the authorities",
+        "DIR/t.toml:14: initial.pools[3].spec.limits.max_requests: invalid value: integer `0`",
+        "DIR/t.toml:14: initial.pools[3].spec.tls.authorities_file: DIR/nowhere cannot be used: No such file",
+        "DIR/t.toml:14: initial.pools[3].spec.tls.verify: unknown variant `no`",
     ];
     let lines: Vec<&str> = problems.lines().collect();
     assert_eq!(lines.len(), expected.len(), "{problems}");

@@ -131,7 +131,7 @@ mod tests {
                 .unwrap_or_else(|problems| panic!("{problems}"));
             assert_eq!(config.node.name.as_str(), ["a", "b", "c"][index]);
             assert_eq!(config.fleet.unwrap().founders.len(), 3);
-            assert_eq!(config.listeners[0].address.port(), ports.http[index]);
+            assert_eq!(config.listeners[0].address.ip().unwrap().port(), ports.http[index]);
         }
         let path = folder.path().to_owned();
         folder.close();

@@ -59,7 +59,6 @@ impl Attempt<'_> {
 
     /// Asks on `slot` and waits for the final response's head.
     pub(crate) async fn connect(&mut self, slot: Slot) -> Result<Connected, Failed> {
-        let failed = |failure| Err(Failed::Endpoint(failure, Source::gone()));
         let mut request = self.exchange.h2_request(self.endpoint.is_tls(), false);
         *request.method_mut() = Method::CONNECT;
         request.extensions_mut().insert(Protocol::from_static("websocket"));
@@ -71,7 +70,7 @@ impl Attempt<'_> {
         let Ok((response, mut send)) = slot.send().send_request(request, false) else {
             slot.settle();
             slot.retire_connection();
-            return failed(Failure::Unprocessed);
+            return Err(Failed::Endpoint(Failure::Unprocessed, Source::gone()));
         };
         let mut response = pin!(response);
         let mut wait = FirstByte::new(&self.pool.timeouts);
@@ -110,7 +109,7 @@ impl Attempt<'_> {
                 if failure == Failure::Unprocessed && slot.watch().is_going_away() {
                     slot.retire_connection();
                 }
-                failed(failure)
+                Err(Failed::Endpoint(failure, Source::gone()))
             }
         }
     }

@@ -6,7 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+
+use crate::socket::Stream;
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The longest line of version 1, its end included (section 2.1).
@@ -16,14 +17,14 @@ const V2_MAX: usize = 4 * 1024;
 
 /// Reads the preamble and no byte beyond it; `peer` is who it comes from. Says who the client is.
 /// The caller sets the time limit.
-pub(super) async fn read(stream: &mut TcpStream, peer: SocketAddr) -> io::Result<SocketAddr> {
+pub(super) async fn read(stream: &mut Stream, peer: SocketAddr) -> io::Result<SocketAddr> {
     let mut start = [0; SIGNATURE.len()];
     stream.read_exact(&mut start).await?;
     let client = if start == *SIGNATURE { read_v2(stream).await? } else { read_v1(stream, &start).await? };
     Ok(client.unwrap_or(peer))
 }
 
-async fn read_v1(stream: &mut TcpStream, start: &[u8]) -> io::Result<Option<SocketAddr>> {
+async fn read_v1(stream: &mut Stream, start: &[u8]) -> io::Result<Option<SocketAddr>> {
     if !start.starts_with(b"PROXY ") {
         return Err(malformed("the connection does not begin with the PROXY protocol"));
     }
@@ -38,7 +39,7 @@ async fn read_v1(stream: &mut TcpStream, start: &[u8]) -> io::Result<Option<Sock
     v1(&line[..line.len() - 2]).ok_or_else(|| malformed("the line is not of version 1"))
 }
 
-async fn read_v2(stream: &mut TcpStream) -> io::Result<Option<SocketAddr>> {
+async fn read_v2(stream: &mut Stream) -> io::Result<Option<SocketAddr>> {
     let [command, family, high, low] = stream.read_u32().await?.to_be_bytes();
     let length = usize::from(u16::from_be_bytes([high, low]));
     if length > V2_MAX {

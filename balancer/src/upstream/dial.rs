@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
-use crate::socket::Socket;
+use crate::socket::{Socket, Stream};
 use crate::tls::Identity;
 
 /// How one pool's endpoints are reached.
@@ -87,6 +87,7 @@ impl Dialer {
             Err(_) => TcpStream::connect((address.host(), address.port())).await?,
         };
         stream.set_nodelay(true)?;
+        let stream = Stream::Tcp(stream);
         match &self.tls {
             None => Ok((Socket::Plain(stream), if wanted == Wanted::H2 { Spoken::H2 } else { Spoken::H1 })),
             Some(tls) => tls.handshake(stream, address, wanted).await,
@@ -95,7 +96,7 @@ impl Dialer {
 }
 
 impl Tls {
-    async fn handshake(&self, stream: TcpStream, address: &Address, wanted: Wanted) -> io::Result<(Socket, Spoken)> {
+    async fn handshake(&self, stream: Stream, address: &Address, wanted: Wanted) -> io::Result<(Socket, Spoken)> {
         let config = self.config.clone().ok_or_else(|| io::Error::other("the pool's authorities are unusable"))?;
         let name = match &self.name {
             Some(name) => name.clone(),

@@ -120,14 +120,16 @@ impl Connections {
             Some(place) => self.dial(lend, place).await,
             None => {
                 let lent = lend.pending(async {
+                    // What has come back meanwhile is for those who waited before.
+                    let mut is_in_turn = self.waiting.get() == 0;
                     let waits = Waits::new(self);
                     loop {
                         let returned = self.returned.notified();
-                        if let Some(lent) = self.take_idle() {
+                        if is_in_turn && let Some(lent) = self.take_idle() {
                             return Ok(Ok(lent));
                         }
                         tokio::select! {
-                            () = returned => {}
+                            () = returned => is_in_turn = true,
                             place = lend.endpoint.connection_place(lend.limits()) => {
                                 drop(waits);
                                 return Ok(Err(place));

@@ -140,7 +140,9 @@ async fn a_wait_ends_with_the_time_for_connections() {
 #[tokio::test]
 async fn no_more_connections_are_opened_than_the_limit_says() {
     let endpoint = Endpoint::listen("a").await;
-    let fleet = limited(config(), json!({"limits": {"max_connections": 1}}), &[&endpoint]).await;
+    // Less than the time after which idle connections are looked at.
+    let spec = json!({"limits": {"max_connections": 1}, "timeouts": {"connect_ms": 1_500}});
+    let fleet = limited(config(), spec, &[&endpoint]).await;
     let (mut first, mut second) = (fleet.h1().await, fleet.h1().await);
     first.get("/1").await;
     let mut upstream = endpoint.h1().await;
@@ -173,37 +175,67 @@ async fn no_more_connections_are_opened_than_the_limit_says() {
     assert_eq!(first.response().await.0.status(), "200");
 }
 
-/// A worker without a connection gets one, or it could never serve: idle ones of others are not
-/// its own.
+/// Who has just been served goes behind those who wait, though his connection comes back to him.
+#[tokio::test]
+async fn a_pipelining_client_waits_for_its_turn() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = limited(config(), json!({"limits": {"max_connections": 1}}), &[&endpoint]).await;
+    let (mut greedy, mut other) = (fleet.h1().await, fleet.h2().await);
+    greedy.write("GET /1 HTTP/1.1\r\nhost: app.test\r\n\r\nGET /3 HTTP/1.1\r\nhost: app.test\r\n\r\n").await;
+    let mut upstream = endpoint.h1().await;
+    assert_eq!(upstream.head().await.start, "GET /1 HTTP/1.1");
+    let stream = other.get("/2").await;
+    other.quiet().await;
+    upstream.write(OK).await;
+    assert_eq!(upstream.head().await.start, "GET /2 HTTP/1.1");
+    upstream.write(OK).await;
+    assert_eq!(upstream.head().await.start, "GET /3 HTTP/1.1");
+    upstream.write(OK).await;
+    assert_eq!(other.response(stream).await.status(), "200");
+    for _ in 0..2 {
+        assert_eq!(greedy.response().await.0.status(), "200");
+    }
+}
+
+/// A worker without a connection gets one, or it could never serve: those of others are not its
+/// own.
 #[tokio::test]
 async fn each_worker_may_have_one_connection() {
-    let endpoint = Endpoint::listen("a").await;
-    let spec = json!({"limits": {"max_connections": 1}, "timeouts": {"connect_ms": 2_000}});
-    let fleet = limited(Config { workers: 2, ..config() }, spec, &[&endpoint]).await;
-    let serve = async {
-        let mut upstreams = Vec::new();
-        loop {
-            let stream = endpoint.accept_patiently().await;
-            upstreams.push(tokio::spawn(async move {
-                let mut upstream = Http1::over(stream);
-                while upstream.try_head().await.is_some() {
-                    upstream.write(OK).await;
-                }
-            }));
-            assert!(upstreams.len() < 100);
+    for protocol in ["http1", "h2c"] {
+        let endpoint = Endpoint::listen("a").await;
+        let limits = json!({"max_connections": 1});
+        let spec = json!({"protocol": protocol, "limits": limits, "timeouts": {"connect_ms": 500}});
+        let fleet = limited(Config { workers: 2, ..config() }, spec, &[&endpoint]).await;
+        let serve = async {
+            loop {
+                let stream = endpoint.accept_patiently().await;
+                tokio::spawn(async move {
+                    if protocol == "h2c" {
+                        let mut upstream = Peer::endpoint(stream, &[]).await;
+                        while let crate::frames::Event::Headers { stream, .. } = upstream.next().await {
+                            upstream.respond(stream, "200", b"ok").await;
+                        }
+                    } else {
+                        let mut upstream = Http1::over(stream);
+                        while upstream.try_head().await.is_some() {
+                            upstream.write(OK).await;
+                        }
+                    }
+                });
+            }
+        };
+        let ask = async {
+            // Each client is some worker's.
+            for _ in 0..32 {
+                let mut client = fleet.h1().await;
+                client.get("/").await;
+                assert_eq!(client.response().await.0.status(), "200", "{protocol}");
+            }
+        };
+        tokio::select! {
+            () = serve => {}
+            () = ask => {}
         }
-    };
-    let ask = async {
-        // Each client is some worker's.
-        for _ in 0..32 {
-            let mut client = fleet.h1().await;
-            client.get("/").await;
-            assert_eq!(client.response().await.0.status(), "200");
-        }
-    };
-    tokio::select! {
-        () = serve => {}
-        () = ask => {}
     }
 }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tidelock_balancer::{Balancer, Config, Limits, ListenerConfig, Timeouts};
+use tidelock_balancer::{Balancer, Config, Limits, ListenAddress, ListenerConfig, Timeouts};
 use tidelock_core::affinity::{CookieKey, KeySecret};
 use tidelock_core::command::{Command, DrainMode, Proposal};
 use tidelock_core::id::{EndpointId, Epoch, Name};
@@ -47,10 +47,15 @@ pub(crate) fn name(text: &str) -> Name {
     text.parse().unwrap()
 }
 
+/// A free port.
+pub(crate) fn anywhere() -> ListenAddress {
+    ListenAddress::Ip("127.0.0.1:0".parse().unwrap())
+}
+
 pub(crate) fn config() -> Config {
     Config {
         workers: 1,
-        listeners: vec![ListenerConfig { address: "127.0.0.1:0".parse().unwrap(), tls: None, proxy_protocol: false }],
+        listeners: vec![ListenerConfig { address: anywhere(), tls: None, proxy_protocol: false }],
         endpoint_identity: None,
         limits: Limits::default(),
         timeouts: Timeouts { body_hold_back: HOLD_BACK, early_response_drain: DRAIN, ..Timeouts::default() },
@@ -159,7 +164,7 @@ impl Fleet {
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
-        self.balancer.addresses()[0]
+        self.balancer.addresses()[0].ip().expect("an IP listener")
     }
 
     pub(crate) async fn h2(&self) -> Peer {
@@ -260,8 +265,14 @@ impl Endpoint {
             if &first != b"PRI" {
                 return Http1::over(stream);
             }
-            self.asked.borrow_mut().push(Peer::endpoint(stream, &[]).await);
+            let asked = Peer::endpoint(stream, &[]).await;
+            self.asked.borrow_mut().push(asked);
         }
+    }
+
+    /// Closes the connections on which it was asked.
+    pub(crate) fn forget(&self) {
+        self.asked.borrow_mut().clear();
     }
 
     /// No connection waits to be accepted.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tidelock_balancer::Config;
+use tidelock_balancer::{Balancer, Config, ListenAddress, ListenerConfig};
 
 use crate::fleet::{Endpoint, Fleet, H1, config};
 use crate::frames::Peer;
@@ -116,4 +116,35 @@ async fn options_and_trace_go_as_far_as_they_say() {
     assert_eq!(client.head().await.status(), "204");
     client.request("GET * HTTP/1.1\r\n", "").await;
     assert_eq!(client.response().await.0.status(), "400");
+}
+
+/// A socket in the file system serves like any other; what a dead process left is replaced, what a
+/// living one holds is not.
+#[tokio::test]
+async fn a_socket_in_the_file_system_is_listened_on() {
+    let folder = crate::tls::Files::new();
+    let path = folder.path("tidelock.sock");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let listener = ListenerConfig { address: ListenAddress::Unix(path.clone()), tls: None, proxy_protocol: false };
+    let config = Config { workers: 2, listeners: vec![listener], ..config() };
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config.clone(), H1, &[&endpoint]).await;
+    let mut upstream = None;
+    for _ in 0..4 {
+        let mut client = Http1::over(tokio::net::UnixStream::connect(&path).await.unwrap());
+        client.get("/").await;
+        let mut from = endpoint.h1().await;
+        assert_eq!(from.head().await.field("x-forwarded-for"), Some("127.0.0.1"));
+        from.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+        assert_eq!(client.response().await.1, b"ok");
+        upstream = Some(from);
+    }
+    drop(upstream);
+    let (_tables, seen) = tokio::sync::watch::channel(std::sync::Arc::new(tidelock_core::table::Table::empty()));
+    let Err(taken) = Balancer::start(config, seen) else { panic!("two on one socket") };
+    assert_eq!(
+        taken.to_string(),
+        format!("cannot listen on unix:{}: Address already in use (os error 98)", path.display())
+    );
+    drop(fleet);
 }

@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
+use crate::fleet::{Endpoint, Fleet, H1, H2c, anywhere, config};
 use crate::frames::Peer;
 use crate::hpack::field;
 use crate::http1::Http1;
@@ -35,6 +35,10 @@ impl Files {
         files
     }
 
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
+        self.0.join(name)
+    }
+
     /// A self-signed certificate for `names`.
     pub(crate) fn certificate(&self, file: &str, names: &[&str]) -> (TlsFiles, CertificateDer<'static>) {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
@@ -47,7 +51,7 @@ impl Files {
 }
 
 fn tls_config(certificates: Vec<TlsFiles>, client_auth: Option<ClientAuth>) -> Config {
-    let address = "127.0.0.1:0".parse().unwrap();
+    let address = anywhere();
     let tls = Some(ListenerTls { certificates, client_auth });
     Config { listeners: vec![ListenerConfig { address, tls, proxy_protocol: false }], ..config() }
 }

@@ -41,6 +41,7 @@ pub(super) async fn put(
     write: Write,
     Body(spec): Body<PoolSpec>,
 ) -> Result<Response, Problem> {
+    spec.check().map_err(|reason| Problem::invalid("tls", reason))?;
     write.run(&api, Command::PutPool { name: path.pool, spec }).await
 }
 

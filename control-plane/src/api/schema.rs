@@ -12,6 +12,9 @@ pub(crate) struct PoolSpec {
     /// Leave content-length out towards the endpoint once it has been checked here.
     strip_content_length: Option<bool>,
     timeouts: Option<Timeouts>,
+    /// Speak TLS to the endpoints. Left out: cleartext.
+    tls: Option<EndpointTls>,
+    limits: Option<EndpointLimits>,
 }
 
 #[derive(ToSchema)]
@@ -21,6 +24,52 @@ enum Protocol {
     Http1,
     #[schema(rename = "h2c")]
     H2c,
+    /// HTTP/2 over TLS; needs `tls`.
+    #[schema(rename = "h2")]
+    H2,
+    /// What each endpoint chooses by ALPN; needs `tls`.
+    #[schema(rename = "auto")]
+    Auto,
+}
+
+/// Whose certificates are believed, and for which name. An endpoint that asks for the balancer's
+/// certificate gets the one in the node's configuration.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never made")]
+pub(crate) struct EndpointTls {
+    /// Certificates of those who may have signed, in PEM, at most 64 KiB. Left out: the public ones
+    /// of Mozilla's root program.
+    authorities: Option<String>,
+    /// The name that is asked for (SNI) and must be in the certificate. Left out: the host of the
+    /// endpoint's address.
+    server_name: Option<String>,
+    #[schema(inline)]
+    verify: Option<Verify>,
+}
+
+/// Whether certificates are looked at: `full`.
+#[derive(ToSchema)]
+#[schema(rename_all = "kebab-case")]
+#[allow(dead_code, reason = "a description, never made")]
+enum Verify {
+    Full,
+    /// Any certificate will do: whoever can answer at the address is believed.
+    None,
+}
+
+/// How much one node sends to one endpoint at once. What is left out is not limited.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never made")]
+pub(crate) struct EndpointLimits {
+    /// Connections, idle ones and WebSockets included. Each worker may have one all the same.
+    #[schema(minimum = 1)]
+    max_connections: Option<u32>,
+    /// Requests in flight; a WebSocket is one while it is open.
+    #[schema(minimum = 1)]
+    max_requests: Option<u32>,
+    /// Requests that wait, for at most `connect_ms`, for a place or a stream: 1024. One more goes
+    /// elsewhere if its session allows, else it is answered 503.
+    max_pending: Option<u32>,
 }
 
 /// In milliseconds, each from 1 to 86400000.
@@ -122,7 +171,11 @@ mod tests {
     #[test]
     fn the_descriptions_have_the_core_s_fields() {
         use tidelock_core::spec;
-        assert_eq!(described::<PoolSpec>(), written::<spec::PoolSpec>(json!({})));
+        let limits = json!({"max_connections": 1, "max_requests": 1});
+        let tls = json!({"authorities": "PEM", "server_name": "a.b", "verify": "none"});
+        assert_eq!(described::<PoolSpec>(), written::<spec::PoolSpec>(json!({"tls": tls, "limits": limits})));
+        assert_eq!(described::<EndpointTls>(), written::<spec::EndpointTls>(tls));
+        assert_eq!(described::<EndpointLimits>(), written::<spec::EndpointLimits>(limits));
         assert_eq!(described::<Timeouts>(), written::<spec::Timeouts>(json!({})));
         let endpoint = json!({"address": "a:1", "revision": "v1"});
         assert_eq!(described::<EndpointSpec>(), written::<spec::EndpointSpec>(endpoint));

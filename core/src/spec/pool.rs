@@ -38,14 +38,29 @@ impl TryFrom<Fields> for PoolSpec {
 
     fn try_from(fields: Fields) -> Result<PoolSpec, String> {
         let Fields { protocol, strip_content_length, timeouts, tls, limits } = fields;
-        match (protocol, &tls) {
+        let spec = PoolSpec { protocol, strip_content_length, timeouts, tls, limits };
+        spec.goes_together().map(|()| spec)
+    }
+}
+
+impl PoolSpec {
+    fn goes_together(&self) -> Result<(), String> {
+        match (self.protocol, &self.tls) {
             (Protocol::H2 | Protocol::Auto, None) => Err(format!(
-                "protocol {} is agreed on by TLS: give tls, an empty one will do, or use http1 or h2c",
-                protocol.as_str()
+                "protocol {} is agreed on in TLS: give tls, an empty one will do, or use http1 or h2c",
+                self.protocol.as_str()
             )),
             (Protocol::H2c, Some(_)) => Err("protocol h2c is cleartext: use h2 with tls".to_owned()),
-            _ => Ok(PoolSpec { protocol, strip_content_length, timeouts, tls, limits }),
+            _ => Ok(()),
         }
+    }
+
+    /// What is asked of a spec before it is proposed, and not of what a log holds already: see
+    /// [`Authorities`](super::Authorities).
+    pub fn check(&self) -> Result<(), String> {
+        self.goes_together()?;
+        let authorities = self.tls.as_ref().and_then(|tls| tls.authorities.as_ref());
+        authorities.map_or(Ok(()), |authorities| authorities.certificates().map(|_| ()))
     }
 }
 
