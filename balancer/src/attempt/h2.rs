@@ -19,6 +19,8 @@ use crate::upstream::h2::Slot;
 pub(crate) struct Running {
     download: Received,
     pump: Option<Box<H2Upload>>,
+    /// What the endpoint did not want of the request: it is read from the client, and dropped (H3).
+    unwanted: Option<Box<Received>>,
     /// The connection's reads, when something came last.
     reads: u64,
     /// Dropped last: the stream's place is free.
@@ -99,14 +101,15 @@ impl Attempt<'_> {
             Ok((head, uploaded)) => {
                 let sign = pump.as_ref().map(|pump| pump.sign());
                 if uploaded.is_some() {
-                    pump = None;
+                    idle_source = pump.take().map(|pump| pump.into_source());
                 }
+                let unwanted = idle_source.and_then(unwanted);
                 if let Some(pump) = &mut pump {
                     pump.answered();
                 }
                 let (parts, body) = head.into_parts();
                 let reads = slot.watch().reads();
-                let way = Way::H2(Running { download: Received::h2_answer(body, sign), pump, reads, slot });
+                let way = Way::H2(Running { download: Received::h2_answer(body, sign), pump, unwanted, reads, slot });
                 let proxied = Proxied::new(way, self.pool.timeouts.idle_ms.duration(), lease);
                 Ok(Response::from_parts(parts, proxied))
             }
@@ -138,6 +141,12 @@ impl Attempt<'_> {
     }
 }
 
+/// What is left of a request whose upload has ended: nothing, where all of it went.
+fn unwanted(source: Source) -> Option<Box<Received>> {
+    let rest = source.into_rest();
+    (!rest.is_end()).then(|| Box::new(rest))
+}
+
 pub(super) fn failure(error: &h2::Error) -> Failure {
     let remote = error.is_remote();
     match error.reason() {
@@ -153,7 +162,7 @@ impl Running {
     /// The response to a request that has ended.
     pub(super) fn without_upload(download: Received, slot: Slot) -> Running {
         let reads = slot.watch().reads();
-        Running { download, pump: None, reads, slot }
+        Running { download, pump: None, unwanted: None, reads, slot }
     }
 
     pub(super) fn is_end(&self) -> bool {
@@ -161,7 +170,7 @@ impl Running {
     }
 
     pub(super) fn is_uploading(&self) -> bool {
-        self.pump.is_some()
+        self.pump.is_some() || self.unwanted.is_some()
     }
 
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
@@ -182,7 +191,7 @@ impl Running {
         let polled = pump.poll(cx);
         let moved = pump.take_moved();
         if matches!(polled, Poll::Ready(Uploaded::Whole | Uploaded::Refused)) {
-            self.pump = None;
+            self.unwanted = self.pump.take().and_then(|pump| unwanted(pump.into_source()));
         }
         (polled, moved)
     }
@@ -191,6 +200,9 @@ impl Running {
         if self.pump.is_none() && self.download.is_end() {
             self.slot.settle();
         }
-        self.pump.map_or(Received::Empty, |pump| pump.cancel().into_rest())
+        match (self.pump, self.unwanted) {
+            (Some(pump), _) => pump.cancel().into_rest(),
+            (None, unwanted) => unwanted.map_or(Received::Empty, |rest| *rest),
+        }
     }
 }

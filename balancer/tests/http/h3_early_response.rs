@@ -88,21 +88,31 @@ async fn an_h2_client_that_goes_on_sending_is_stopped_behind_the_response() {
     stopped(&mut upstream, at).await;
 }
 
-/// A client that ends its request in time sees no reset at all.
+/// A client that ends its request in time sees no reset at all, though the endpoint may send one
+/// right behind its answer, as nginx does.
 #[tokio::test]
 async fn a_request_that_ends_in_time_is_not_reset() {
-    let endpoint = Endpoint::listen("a").await;
-    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let mut client = fleet.h2().await;
-    let stream = client.request("POST", "/up", &[("content-length", "40000")], false).await;
-    client.body(stream, &[b'x'; 20_000], false).await;
-    let mut upstream = endpoint.h2().await;
-    let (at, ..) = upstream.expect_headers().await;
-    upstream.raw(&refusal(at)).await;
-    assert_eq!(client.response(stream).await.whole(), ("429", BODY));
-    client.body(stream, &[b'x'; 20_000], true).await;
-    client.quiet().await;
-    stopped(&mut upstream, at).await;
+    // All that came has been sent on, or more than the endpoint's window takes.
+    for (resets, first) in [(false, 20_000), (true, 20_000), (true, 90_000)] {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+        let mut client = fleet.h2().await;
+        let length = (first + 20_000).to_string();
+        let stream = client.request("POST", "/up", &[("content-length", &length)], false).await;
+        client.body(stream, &vec![b'x'; first], false).await;
+        client.ping().await;
+        let mut upstream = endpoint.h2().await;
+        let (at, ..) = upstream.expect_headers().await;
+        let behind = if resets { reset(at, NO_ERROR) } else { Vec::new() };
+        upstream.raw(&[refusal(at), behind].concat()).await;
+        assert_eq!(client.response(stream).await.whole(), ("429", BODY));
+        client.quiet().await;
+        client.body(stream, &[b'x'; 20_000], true).await;
+        client.quiet().await;
+        if !resets {
+            stopped(&mut upstream, at).await;
+        }
+    }
 }
 
 /// All of the body is here but its last frame when the response ends: it is not sent any more.
