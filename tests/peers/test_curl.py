@@ -37,6 +37,23 @@ def test_files_of_nginx_come_whole(node, files, way):
     assert f"content-length: {len(large)}" in head and "\r\ndate: " in head
 
 
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("pool, version", [("nginx-tls1", "1.1"), ("nginx-tls2", "2.0"), ("nginx-auto", "2.0")])
+def test_tls_to_nginx(node, files, way, pool, version):
+    large = (files / "large").read_bytes()
+    assert curl(node, way, f"{pool}.test", "/large") == large
+    assert curl(node, way, f"{pool}.test", "/spoken") == f"HTTP/{version} endpoints.internal TLSv1.3".encode()
+    # More than nginx serves on one connection: it is left for the next one, over TLS too.
+    if way != "h2c":
+        assert curl(node, way, f"{pool}.test", "/small?[1-120]") == b"small\n" * 120
+    assert status(node, way, f"{pool}.test", "/refuse", "--data-binary", "@-", data=large[:500_000]) == "413"
+
+
+def test_an_unverified_nginx_gets_nothing(node):
+    head = curl(node, "http1", "nginx-public.test", "/small", "-i").decode().lower()
+    assert " 503 " in head and "tidelock-reason: unreachable" in head, head
+
+
 @pytest.mark.parametrize("way", ["http1", "https1", "h2"])
 def test_many_requests_on_one_connection(node, way):
     """More than nginx serves on one of its own (keepalive_requests). Without HTTP/2 by prior knowledge: curl 7.88 fails

@@ -8,12 +8,13 @@ import pytest
 from conftest import Grpc
 
 
-@pytest.fixture(params=["cleartext", "tls"])
+@pytest.fixture(params=["cleartext", "tls", "tls to the endpoint too"])
 def channel(request, node):
-    options = [("grpc.default_authority", "grpc.test"), ("grpc.max_receive_message_length", 1 << 26)]
-    if request.param == "tls":
+    host = "grpc-tls.test" if request.param == "tls to the endpoint too" else "grpc.test"
+    options = [("grpc.default_authority", host), ("grpc.max_receive_message_length", 1 << 26)]
+    if request.param != "cleartext":
         credentials = grpc.ssl_channel_credentials(node.certificate.read_bytes())
-        options.append(("grpc.ssl_target_name_override", "grpc.test"))
+        options.append(("grpc.ssl_target_name_override", host))
         made = grpc.secure_channel(f"127.0.0.1:{node.tls}", credentials, options)
     else:
         made = grpc.insecure_channel(f"127.0.0.1:{node.plain}", options)

@@ -3,13 +3,14 @@
 
 use std::sync::Arc;
 
-use rustls::client::ResolvesClientCert;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{ResolvesClientCert, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use tidelock_core::spec::{EndpointTls, Verify};
+use webpki_roots::TLS_SERVER_ROOTS;
 
 use super::{Certificates, TlsError};
 
@@ -27,24 +28,19 @@ pub(crate) fn towards_endpoints(
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Config(error.to_string()))?;
     let builder = match spec.verify {
-        Verify::Full => builder.with_root_certificates(roots(spec)?),
+        Verify::Full => match &spec.authorities {
+            None => builder.with_root_certificates(RootCertStore::from_iter(TLS_SERVER_ROOTS.iter().cloned())),
+            Some(authorities) => {
+                let verifier = Authorised::new(authorities.certificates().map_err(TlsError::Config)?, provider)?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        },
         Verify::None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))),
     };
     Ok(Arc::new(match identity {
         Some(identity) => builder.with_client_cert_resolver(identity.clone()),
         None => builder.with_no_client_auth(),
     }))
-}
-
-fn roots(spec: &EndpointTls) -> Result<RootCertStore, TlsError> {
-    let Some(authorities) = &spec.authorities else {
-        return Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect());
-    };
-    let mut roots = RootCertStore::empty();
-    for certificate in authorities.certificates().map_err(TlsError::Config)? {
-        roots.add(certificate).map_err(|error| TlsError::Config(error.to_string()))?;
-    }
-    Ok(roots)
 }
 
 impl ResolvesClientCert for Certificates {
@@ -54,6 +50,70 @@ impl ResolvesClientCert for Certificates {
 
     fn has_certs(&self) -> bool {
         true
+    }
+}
+
+/// Believes what the pool's authorities have signed, and the authorities themselves: `openssl req
+/// -x509` makes certificates that call themselves authorities, and whoever puts an endpoint's own
+/// among the authorities means that endpoint. The library refuses those (RFC 5280 section 4.2.1.9).
+#[derive(Debug)]
+struct Authorised {
+    signed: Arc<WebPkiServerVerifier>,
+    authorities: Vec<CertificateDer<'static>>,
+}
+
+impl Authorised {
+    fn new(authorities: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Authorised, TlsError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in &authorities {
+            roots.add(certificate.clone()).map_err(|error| TlsError::Config(error.to_string()))?;
+        }
+        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let signed = signed.map_err(|error| TlsError::Config(error.to_string()))?;
+        Ok(Authorised { signed, authorities })
+    }
+}
+
+impl ServerCertVerifier for Authorised {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        chain: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        stapled: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match self.signed.verify_server_cert(own, chain, name, stapled, now) {
+            // The kind of error under which the library files this one.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) if self.authorities.contains(own) => {
+                let certificate = rustls::server::ParsedCertificate::try_from(own)?;
+                rustls::client::verify_server_name(&certificate, name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            verified => verified,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.signed.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.signed.supported_verify_schemes()
     }
 }
 

@@ -36,6 +36,17 @@ impl Secure {
     /// It wants to see a certificate that `clients` have signed.
     async fn asking(files: &Files, names: &[&str], alpn: &[&[u8]], clients: Option<CertificateDer<'static>>) -> Secure {
         let (TlsFiles { certificate, key }, own) = files.certificate("endpoint", names);
+        let certificate = std::fs::read_to_string(certificate).unwrap();
+        Secure::showing(certificate, vec![own], PrivateKeyDer::from_pem_file(&key).unwrap(), alpn, clients).await
+    }
+
+    async fn showing(
+        certificate: String,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+        alpn: &[&[u8]],
+        clients: Option<CertificateDer<'static>>,
+    ) -> Secure {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
         let builder = match clients {
@@ -47,9 +58,8 @@ impl Secure {
                 builder.unwrap().with_client_cert_verifier(verifier)
             }
         };
-        let mut config = builder.with_single_cert(vec![own], PrivateKeyDer::from_pem_file(&key).unwrap()).unwrap();
+        let mut config = builder.with_single_cert(chain, key).unwrap();
         config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
-        let certificate = std::fs::read_to_string(certificate).unwrap();
         Secure { endpoint: Endpoint::listen("a").await, certificate, config }
     }
 
@@ -176,6 +186,41 @@ async fn an_endpoint_that_cannot_prove_its_name_gets_nothing() {
     let mut client = fleet.h1().await;
     client.get("/").await;
     answer_h1(&mut Http1::over(secure.accept().await), &mut client).await;
+}
+
+/// An authority vouches for whom it has signed; and for itself, as the certificates of `openssl req
+/// -x509` do, but for no name that is not in it.
+#[tokio::test]
+async fn an_authority_is_believed() {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let authority_key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::new(["authority.internal".to_owned()]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = params.self_signed(&authority_key).unwrap();
+    let leaf_key = KeyPair::generate().unwrap();
+    let leaf = CertificateParams::new(["app.internal".to_owned()]).unwrap();
+    let leaf = leaf.signed_by(&leaf_key, &Issuer::new(params, &authority_key)).unwrap();
+    for (shown, key, name, is_believed) in [
+        (&leaf, &leaf_key, "app.internal", true),
+        (&leaf, &leaf_key, "authority.internal", false),
+        (&authority, &authority_key, "authority.internal", true),
+        (&authority, &authority_key, "app.internal", false),
+    ] {
+        let chain = vec![shown.der().clone()];
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let secure = Secure::showing(authority.pem(), chain, key, &[], None).await;
+        let tls = json!({"authorities": secure.certificate, "server_name": name});
+        let fleet = secure.serving(config(), json!({"tls": tls})).await;
+        let mut client = fleet.h1().await;
+        client.get("/").await;
+        let accepted = secure.try_accept().await;
+        if is_believed {
+            answer_h1(&mut Http1::over(accepted.unwrap()), &mut client).await;
+        } else {
+            drop(accepted);
+            assert_eq!(client.response().await.0.status(), "503", "{name}");
+        }
+    }
 }
 
 /// A certificate for the address itself.
