@@ -12,7 +12,7 @@ use tidelock_balancer::Balancer;
 use tidelock_control_plane::{
     AdminConfig, BearerToken, ControlPlane, ControlPlaneConfig, FleetConfig, Leave, LeaveState,
 };
-use tidelock_core::id::Epoch;
+use tidelock_core::id::{Epoch, NodeId};
 use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
 use tokio::signal::unix::{SignalKind, signal};
@@ -48,7 +48,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let mut table = control_plane.table();
     let mut balancer = tokio::select! {
         () = first_table(&mut table) => {
-            let balancer = Balancer::start(balancer_config(&config), table).context("the data plane cannot start")?;
+            let balancer = Balancer::start(balancer_config(&config, control_plane.node()), table).context("the data plane cannot start")?;
             for address in balancer.addresses() {
                 info!(%address, "listening");
             }
@@ -160,7 +160,7 @@ fn watch_signals(leave: Leave) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn balancer_config(config: &Config) -> tidelock_balancer::Config {
+fn balancer_config(config: &Config, node: NodeId) -> tidelock_balancer::Config {
     let listeners = config.listeners.iter().map(|listener| tidelock_balancer::ListenerConfig {
         address: listener.address.clone(),
         tls: listener.tls.as_ref().map(listener_tls),
@@ -168,6 +168,7 @@ fn balancer_config(config: &Config) -> tidelock_balancer::Config {
     });
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     tidelock_balancer::Config {
+        node,
         workers: config.node.workers,
         listeners: listeners.collect(),
         endpoint_identity: config.endpoint_tls.as_ref().map(tls_files),

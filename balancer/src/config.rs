@@ -7,9 +7,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use tidelock_core::id::NodeId;
 
 #[derive(Debug, Clone)]
 pub struct Config {
+    /// This node among those of a table's observers.
+    pub node: NodeId,
     /// Threads, each with a runtime, listeners and upstream connections of its own.
     pub workers: usize,
     pub listeners: Vec<ListenerConfig>,

@@ -15,6 +15,7 @@ use tidelock_core::state::Phase;
 use tidelock_core::table::Table;
 use tokio::sync::watch;
 
+use crate::health::Observations;
 use crate::lease::{EndpointState, Gate};
 use crate::tls::FleetTickets;
 use crate::worker::Stage;
@@ -65,8 +66,10 @@ impl Registry {
 
     /// The epoch is read before the counts: zero is then claimed only for gates that had closed
     /// when it was counted.
-    fn report(&self, table: &Table, leaving: bool) -> NodeReport {
-        let epoch = self.epoch();
+    fn report(&self, table: &Table, observations: &Observations, leaving: bool) -> NodeReport {
+        // Who looks after endpoints knows the table too, or its silence would be a good word.
+        let epoch = self.epoch().map(|epoch| epoch.min(observations.epoch())).filter(|epoch| epoch.0 > 0);
+        let health = observations.not_up();
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let configured: std::collections::HashSet<EndpointId> = table.endpoints().map(|(_, e)| e.id).collect();
         // A removed endpoint is forgotten when nothing runs on it any more.
@@ -76,7 +79,7 @@ impl Registry {
             .map(|state| (state.id, state.counts()))
             .filter(|(_, counts)| !counts.is_zero())
             .collect();
-        NodeReport { epoch, leaving, version: env!("CARGO_PKG_VERSION").to_owned(), endpoints: counts }
+        NodeReport { epoch, leaving, version: env!("CARGO_PKG_VERSION").to_owned(), endpoints: counts, health }
     }
 }
 
@@ -84,6 +87,7 @@ impl Registry {
 /// gone.
 pub(crate) async fn run(
     registry: Arc<Registry>,
+    observations: Arc<Observations>,
     tickets: Arc<FleetTickets>,
     mut tables: watch::Receiver<Arc<Table>>,
     workers: watch::Sender<Arc<Table>>,
@@ -104,7 +108,7 @@ pub(crate) async fn run(
             current = next;
         }
         let leaving = *stage.borrow() >= Stage::Leaving;
-        let report = registry.report(&current, leaving);
+        let report = registry.report(&current, &observations, leaving);
         reports.send_if_modified(|known| {
             let changed = *known != report;
             *known = report;

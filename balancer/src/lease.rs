@@ -12,6 +12,7 @@ use tidelock_core::command::DrainMode;
 use tidelock_core::id::EndpointId;
 use tidelock_core::report::Counts;
 use tidelock_core::state::Phase;
+use tokio::sync::Notify;
 
 use crate::upstream::places::{Places, RequestPlace};
 
@@ -67,12 +68,18 @@ pub(crate) struct EndpointState {
     lines: Box<[Line]>,
     /// Of all workers together, where the pool limits them.
     pub(crate) places: Places,
+    /// A request could not reach it: whoever looks after it may want to look now.
+    pub(crate) suspected: Notify,
 }
 
 impl EndpointState {
     pub(crate) fn new(id: EndpointId, workers: usize, gate: Gate) -> Arc<EndpointState> {
-        let state =
-            EndpointState { id, lines: (0..workers).map(|_| Line::default()).collect(), places: Places::default() };
+        let state = EndpointState {
+            id,
+            lines: (0..workers).map(|_| Line::default()).collect(),
+            places: Places::default(),
+            suspected: Notify::new(),
+        };
         state.set_gate(gate);
         Arc::new(state)
     }

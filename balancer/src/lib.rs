@@ -18,6 +18,7 @@ mod flag;
 mod gather;
 mod h1;
 mod headers;
+mod health;
 mod kept;
 mod lease;
 mod listener;
@@ -52,6 +53,7 @@ pub use tls::TlsError;
 
 use clients::Clients;
 use feed::Registry;
+use health::{Observations, Observer};
 use listener::Listener;
 use telemetry::{AccessLog, Counters};
 use tls::{Certificates, FleetTickets};
@@ -127,6 +129,7 @@ impl Balancer {
                 Some(read)
             }
         };
+        let (node, identity_of_checks) = (config.node, identity.clone());
         let log = config.access_log.then(AccessLog::start).transpose().map_err(StartError::Thread)?;
         let (log, log_writer) = log.unzip();
         let registry = Registry::new(count);
@@ -136,16 +139,29 @@ impl Balancer {
         let shared = Shared { config, registry: registry.clone(), clients, stage, log, identity };
         let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));
         let (reporter, reports) = watch::channel(NodeReport::default());
-        let counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
+        let mut counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let mut workers = Vec::new();
-        let (tell_end, ended) = mpsc::channel(count);
+        let (tell_end, ended) = mpsc::channel(count + 1);
         for (index, listeners) in sockets.into_iter().enumerate() {
             let (shared, tables, counters) = (shared.clone(), tables_seen.clone(), counters[index].clone());
             let run = move || run_worker(index, shared, counters, listeners, tables);
             let started = spawn_worker(format!("worker-{index}"), tell_end.clone(), run);
             workers.push(started.map_err(StartError::Thread)?);
         }
-        tokio::spawn(feed::run(registry, tickets, tables, to_workers, reporter, stage_seen));
+        let observations = Arc::<Observations>::default();
+        let counters_of_checks = Arc::<Counters>::default();
+        let observer = Observer {
+            node,
+            observations: observations.clone(),
+            registry: registry.clone(),
+            identity: identity_of_checks,
+            counters: counters_of_checks.clone(),
+        };
+        let stage_of_checks = stage_seen.clone();
+        let run = move || run_observer(observer, tables_seen, stage_of_checks);
+        workers.push(spawn_worker("health".to_owned(), tell_end, run).map_err(StartError::Thread)?);
+        counters.push(counters_of_checks);
+        tokio::spawn(feed::run(registry, observations, tickets, tables, to_workers, reporter, stage_seen));
         tokio::spawn(follow_certificates(certificates, stage_end));
         Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open })
     }
@@ -243,6 +259,21 @@ fn spawn_worker(
         let _ends = ends;
         run();
     })
+}
+
+/// The body of the thread that looks after endpoints. A node that leaves is asked no more.
+fn run_observer(observer: Observer, tables: watch::Receiver<Arc<Table>>, mut stage: watch::Receiver<Stage>) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return error!(%error, "the checks have no runtime"),
+    };
+    let local = tokio::task::LocalSet::new();
+    local.block_on(&runtime, async move {
+        tokio::select! {
+            () = observer.run(tables) => {}
+            _ = stage.wait_for(|stage| *stage >= Stage::Leaving) => {}
+        }
+    });
 }
 
 /// The body of a worker's thread.

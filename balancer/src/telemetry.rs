@@ -48,6 +48,8 @@ counters! {
     retries: "tidelock_retries_total", "Attempts after the first.";
     retries_refused: "tidelock_retries_refused_total", "Second tries that the pool's budget did not allow.";
     endpoint_full: "tidelock_endpoint_full_total", "Attempts that found no place at their endpoint (pool limits).";
+    health_checks: "tidelock_health_checks_total", "Checks of endpoints by this node.";
+    health_checks_failed: "tidelock_health_checks_failed_total", "Checks that an endpoint did not pass.";
     moved: "tidelock_sessions_moved_total", "Pinned sessions that had to change their endpoint.";
     begun: "tidelock_sessions_begun_total", "Sessions that were given a pin.";
     client_aborts: "tidelock_client_aborts_total", "Requests that the client broke off.";

@@ -242,6 +242,7 @@ impl Endpoint {
             Err(error) => {
                 // It may come back as something else.
                 self.spoken.set(None);
+                self.state.suspected.notify_one();
                 match self.backoff.failed(random) {
                     true => warn!(%endpoint, %address, %error, "the endpoint cannot be reached"),
                     false => debug!(%endpoint, %address, %error, "the endpoint cannot be reached yet"),

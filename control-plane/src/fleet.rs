@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidelock_core::command::Command;
-use tidelock_core::id::Name;
+use tidelock_core::id::{Name, NodeId};
 use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
 use tokio::net::TcpListener;
@@ -213,6 +213,11 @@ impl ControlPlane {
     /// The newest table; at the start the empty one, with epoch 0.
     pub fn table(&self) -> watch::Receiver<Arc<Table>> {
         self.table.clone()
+    }
+
+    /// This node's id, for as long as it has its data directory.
+    pub fn node(&self) -> NodeId {
+        NodeId(self.consensus.status().id)
     }
 
     pub fn admin_addr(&self) -> SocketAddr {

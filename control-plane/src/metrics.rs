@@ -15,6 +15,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
+use tidelock_core::health::Verdict;
 use tidelock_core::state::DrainState;
 
 use crate::api::Context;
@@ -79,6 +80,7 @@ fn registry(moment: &Moment) -> Registry {
 fn endpoints(moment: &Moment, registry: &mut Registry) {
     let requests: Family<EndpointLabels, Number> = Family::default();
     let websockets: Family<EndpointLabels, Number> = Family::default();
+    let up: Family<EndpointLabels, Number> = Family::default();
     let report = moment.members.iter().find(|member| member.local).and_then(|member| member.report());
     for (pool, spec) in &moment.state.pools {
         for (name, endpoint) in &spec.endpoints {
@@ -86,10 +88,14 @@ fn endpoints(moment: &Moment, registry: &mut Registry) {
             let labels = EndpointLabels { pool: pool.to_string(), endpoint: name.to_string() };
             requests.get_or_create(&labels).set(counts.requests);
             websockets.get_or_create(&labels).set(counts.websockets);
+            if spec.spec.health.is_some() {
+                up.get_or_create(&labels).set((endpoint.health.verdict == Verdict::Up).into());
+            }
         }
     }
     let help = "Requests alive on an endpoint through this node, WebSockets among them";
     registry.register("endpoint_requests", help, requests);
+    registry.register("endpoint_up", "1 when the fleet's verdict on an endpoint is up", up);
     registry.register("endpoint_websockets", "WebSockets alive on an endpoint through this node", websockets);
 }
 

@@ -47,6 +47,8 @@ pub enum MoveReason {
     Gone,
     /// It drains, or has drained.
     Draining,
+    /// The fleet calls it down.
+    Unhealthy,
     /// This node cannot reach it.
     Unavailable,
 }
@@ -60,6 +62,7 @@ impl Placement {
             Placement::Kept => "kept",
             Placement::Moved(MoveReason::Gone) => "moved:gone",
             Placement::Moved(MoveReason::Draining) => "moved:draining",
+            Placement::Moved(MoveReason::Unhealthy) => "moved:unhealthy",
             Placement::Moved(MoveReason::Unavailable) => "moved:unavailable",
         }
     }
@@ -89,17 +92,19 @@ pub fn choose(
     random: &mut impl FnMut() -> u64,
 ) -> Result<Choice, NoEndpoint> {
     let pool = &table.pools[route.pool];
-    let admits = |place: usize, pinned: bool| !moment.tried.contains(&place) && available.admits(place, pinned);
+    let admits = |place: usize, pinned: bool| {
+        pool.is_up(place) && !moment.tried.contains(&place) && available.admits(place, pinned)
+    };
     match &route.spec.affinity {
-        Affinity::None {} => unkeyed(pool, available, admits, random),
+        Affinity::None {} => unkeyed(pool, moment, available, admits, random),
         Affinity::Cookie => by_pin(table, pool, headers, moment, admits, random),
         Affinity::AppCookie { name } => match cookies(headers, name.as_str()).next() {
             Some(value) => keyed(pool, value, admits),
-            None => unkeyed(pool, available, admits, random),
+            None => unkeyed(pool, moment, available, admits, random),
         },
         Affinity::Header { name } => match headers.get(name.header()) {
             Some(value) => keyed(pool, value.as_bytes(), admits),
-            None => unkeyed(pool, available, admits, random),
+            None => unkeyed(pool, moment, available, admits, random),
         },
     }
 }
@@ -107,16 +112,41 @@ pub fn choose(
 /// The less busy of two drawn at random, or whichever is left.
 fn unkeyed(
     pool: &PoolTable,
+    moment: &Moment<'_>,
     available: &impl Availability,
     admits: impl Fn(usize, bool) -> bool,
     random: &mut impl FnMut() -> u64,
 ) -> Result<Choice, NoEndpoint> {
     // Two positions on the ring are two draws by weight.
-    let draw = |position: u64| pool.ring.walk(position).map(|i| i as usize).find(|i| admits(*i, false));
-    let first = draw(random()).ok_or(NoEndpoint)?;
-    let second = draw(random()).unwrap_or(first);
+    let place = |position: u64| pool.ring.walk(position).map(|i| i as usize).find(|i| admits(*i, false));
+    let mut draw = || warm(pool, moment, random, |random| place(random()).map(|place| ((), place)));
+    let ((), first) = draw().ok_or(NoEndpoint)?;
+    let second = draw().map_or(first, |((), second)| second);
     let endpoint = if available.in_flight(second) < available.in_flight(first) { second } else { first };
     Ok(Choice { endpoint, placement: Placement::Unkeyed, pin: None })
+}
+
+/// Draws at most so often for an endpoint that has warmed up: where all are new, one is as good as
+/// another.
+const DRAWS: u32 = 4;
+
+/// Draws an endpoint, and what it was drawn by. One that is new, or up again, is left for the next
+/// draw as often as its slow start wants.
+fn warm<T, R: FnMut() -> u64>(
+    pool: &PoolTable,
+    moment: &Moment<'_>,
+    random: &mut R,
+    draw: impl Fn(&mut R) -> Option<(T, usize)>,
+) -> Option<(T, usize)> {
+    let mut drawn = draw(random)?;
+    for _ in 1..DRAWS {
+        let warmth = pool.warmth(drawn.1, moment.now.into());
+        if warmth == 1_000 || random() % 1_000 < warmth {
+            break;
+        }
+        drawn = draw(random)?;
+    }
+    Some(drawn)
 }
 
 fn keyed(pool: &PoolTable, key: &[u8], admits: impl Fn(usize, bool) -> bool) -> Result<Choice, NoEndpoint> {
@@ -147,14 +177,21 @@ fn by_pin(
         let reason = match pool.find(pin.endpoint) {
             None => MoveReason::Gone,
             Some(place) if !pool.endpoints[place].takes_pinned_sessions() => MoveReason::Draining,
+            Some(place) if !pool.is_up(place) => MoveReason::Unhealthy,
             Some(place) if !admits(place, true) => MoveReason::Unavailable,
             Some(place) => return Ok(Choice { endpoint: place, placement: Placement::Kept, pin: None }),
         };
         placement = Placement::Moved(reason);
     }
-    let session = session.unwrap_or_else(|| new_session(random));
-    let mut walk = pool.ring.walk(ring::position(&session.0)).map(|i| i as usize);
-    let endpoint = walk.find(|place| admits(*place, false)).ok_or(NoEndpoint)?;
+    let home = |session: SessionId| {
+        let mut walk = pool.ring.walk(ring::position(&session.0)).map(|i| i as usize);
+        walk.find(|place| admits(*place, false)).map(|place| (session, place))
+    };
+    let found = match session {
+        Some(session) => home(session),
+        None => warm(pool, moment, random, |random| home(new_session(random))),
+    };
+    let (session, endpoint) = found.ok_or(NoEndpoint)?;
     let entry = &pool.endpoints[endpoint];
     let pin = Pin { session, pool: pool.id, endpoint: entry.id, revision: entry.revision, issued: moment.now };
     Ok(Choice { endpoint, placement, pin: Some(pin) })

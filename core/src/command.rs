@@ -8,7 +8,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::affinity::CookieKey;
-use crate::id::{DrainId, Name};
+use crate::health::Verdict;
+use crate::id::{DrainId, EndpointId, Name, NodeId};
 use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
 
 /// The version of the encoding, the first byte of each entry.
@@ -96,6 +97,19 @@ pub enum Command {
     PutCookieKey {
         key: CookieKey,
     },
+    /// The leader's own: most observers of the endpoint agree.
+    SetHealth {
+        pool: Name,
+        endpoint: Name,
+        /// One that was replaced meanwhile is not judged.
+        id: EndpointId,
+        verdict: Verdict,
+        detail: String,
+    },
+    /// The leader's own: the nodes that look after endpoints.
+    SetObservers {
+        nodes: Vec<NodeId>,
+    },
     /// All or nothing.
     Batch {
         commands: Vec<Command>,
@@ -179,6 +193,20 @@ mod tests {
                 reason: "x".into(),
             },
             r#"{"op":"start-drain","pool":"app","endpoint":"a","mode":"streams","deadline_ms":5,"reason":"x"}"#,
+        );
+        golden(
+            Command::SetHealth {
+                pool: name("app"),
+                endpoint: name("a"),
+                id: EndpointId(7),
+                verdict: Verdict::Down,
+                detail: "x".into(),
+            },
+            r#"{"op":"set-health","pool":"app","endpoint":"a","id":7,"verdict":"down","detail":"x"}"#,
+        );
+        golden(
+            Command::SetObservers { nodes: vec![NodeId(0xab)] },
+            r#"{"op":"set-observers","nodes":["00000000000000ab"]}"#,
         );
         golden(
             Command::FinishDrain { drain: DrainId(9), forced: false },

@@ -11,6 +11,7 @@ pub mod affinity;
 pub mod choose;
 pub mod command;
 pub mod drain;
+pub mod health;
 pub mod id;
 pub mod plan;
 pub mod report;

@@ -16,6 +16,20 @@ pub struct NodeReport {
     pub leaving: bool,
     pub version: String,
     pub endpoints: BTreeMap<EndpointId, Counts>,
+    /// What this node, as an observer, does not find up.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub health: BTreeMap<EndpointId, Observed>,
+}
+
+/// What an observer has seen of an endpoint that is not up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "observed")]
+pub enum Observed {
+    /// It has not looked often enough yet.
+    Pending,
+    Down {
+        detail: String,
+    },
 }
 
 /// What is alive on one endpoint.

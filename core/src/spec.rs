@@ -2,11 +2,13 @@
 //! exists can be applied, but for what only the state knows (a pool that is not there).
 
 mod endpoint;
+mod health;
 mod pool;
 mod route;
 mod tls;
 
 pub use endpoint::{Address, EndpointSpec, InvalidAddress, Weight};
+pub use health::{Check, CheckHost, CheckPath, HealthSpec, Percent, ServiceName, Status};
 pub use pool::{EndpointLimits, Millis, PoolSpec, Protocol, Timeouts};
 pub use route::{Affinity, HostPattern, PathPrefix, RouteSpec, Token};
 pub use tls::{Authorities, EndpointTls, ServerName, Verify};

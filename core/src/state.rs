@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::affinity::CookieKey;
 use crate::command::{Command, DrainMode, IdempotencyKey, Proposal};
-use crate::id::{DrainId, EndpointId, Epoch, Name, PoolId};
+use crate::health::{Health, Verdict};
+use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, PoolId};
 use crate::ring::RingHash;
 use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
 
@@ -35,10 +36,21 @@ pub struct State {
     pub routes: BTreeMap<Name, Arc<RouteSpec>>,
     pub drains: BTreeMap<DrainId, Drain>,
     pub cookie_keys: Vec<CookieKey>,
+    #[serde(default)]
+    pub observers: Observers,
     /// The next pool's or endpoint's number.
     next_id: u64,
     /// What the newest proposals with a key came to, oldest first.
     answered: VecDeque<(IdempotencyKey, Outcome)>,
+}
+
+/// The nodes that look after endpoints, and since when they do.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Observers {
+    /// In order.
+    pub nodes: Vec<NodeId>,
+    pub since: Option<Epoch>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +67,8 @@ pub struct Endpoint {
     pub id: EndpointId,
     pub spec: EndpointSpec,
     pub phase: Phase,
+    #[serde(default)]
+    pub health: Health,
 }
 
 /// The life of an endpoint: active -> draining -> drained -> removed; a cancel leads back.
@@ -181,7 +195,7 @@ impl State {
 
     fn try_apply(&mut self, epoch: Epoch, now_ms: u64, command: &Command) -> Result<Option<DrainId>, Rejection> {
         match command {
-            Command::PutPool { name, spec } => self.put_pool(name, spec).map(|()| None),
+            Command::PutPool { name, spec } => self.put_pool(name, spec, now_ms).map(|()| None),
             Command::DeletePool { name } => self.delete_pool(name, now_ms).map(|()| None),
             Command::PutEndpoint { pool, name, spec } => self.put_endpoint(pool, name, spec, now_ms).map(|()| None),
             Command::DeleteEndpoint { pool, name } => self.delete_endpoint(pool, name, now_ms).map(|()| None),
@@ -242,6 +256,18 @@ impl State {
                 }
                 Ok(None)
             }
+            Command::SetHealth { pool, endpoint, id, verdict, detail } => {
+                let target = self.endpoint_mut(pool, endpoint)?;
+                if target.id != *id {
+                    return Err(Rejection::UnknownEndpoint { pool: pool.clone(), endpoint: endpoint.clone() });
+                }
+                target.health.set(*verdict, detail, now_ms);
+                Ok(None)
+            }
+            Command::SetObservers { nodes } => {
+                self.observers = Observers { nodes: nodes.clone(), since: Some(epoch) };
+                Ok(None)
+            }
             Command::Batch { commands } => {
                 // All or nothing: work on a copy. Pools and routes are shared, so it is cheap.
                 let mut copy = self.clone();
@@ -256,10 +282,15 @@ impl State {
         }
     }
 
-    fn put_pool(&mut self, name: &Name, spec: &PoolSpec) -> Result<(), Rejection> {
+    fn put_pool(&mut self, name: &Name, spec: &PoolSpec, now_ms: u64) -> Result<(), Rejection> {
         if let Some(pool) = self.pools.get_mut(name) {
             if pool.spec != *spec {
-                Arc::make_mut(pool).spec = spec.clone();
+                let pool = Arc::make_mut(pool);
+                pool.spec = spec.clone();
+                if spec.health.is_none() {
+                    // What nobody looks at any more counts as up.
+                    pool.endpoints.values_mut().for_each(|e| e.health.set(Verdict::Up, "", now_ms));
+                }
             }
             return Ok(());
         }
@@ -303,7 +334,8 @@ impl State {
             }
             replaced => {
                 let id = EndpointId(self.mint());
-                let endpoint = Endpoint { id, spec: spec.clone(), phase: Phase::Active {} };
+                let health = Health::new(now_ms);
+                let endpoint = Endpoint { id, spec: spec.clone(), phase: Phase::Active {}, health };
                 if let Some(pool) = self.pools.get_mut(pool) {
                     Arc::make_mut(pool).endpoints.insert(name.clone(), endpoint);
                 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use crate::affinity::Sealer;
 use crate::command::DrainMode;
-use crate::id::{EndpointId, Epoch, Name, PoolId};
+use crate::health::Verdict;
+use crate::id::{EndpointId, Epoch, Name, NodeId, PoolId};
 use crate::ring::{self, Member, Ring};
 use crate::route::{NoRoute, Route, RouteIndex};
 use crate::spec::{Address, PoolSpec};
@@ -21,6 +22,8 @@ pub struct Table {
     pub pools: Vec<Arc<PoolTable>>,
     pub sealer: Arc<Sealer>,
     pub tickets: Arc<TicketSealer>,
+    /// The nodes that look after endpoints.
+    pub observers: Arc<[NodeId]>,
     routes: RouteIndex,
     keys: Vec<crate::affinity::CookieKey>,
 }
@@ -34,6 +37,8 @@ pub struct PoolTable {
     pub endpoints: Vec<EndpointEntry>,
     /// The active endpoints.
     pub ring: Ring,
+    /// Too few are up for verdicts to be believed.
+    panics: bool,
     /// Places in `endpoints`, in the order of ids, to find a pin's endpoint.
     by_id: Vec<u32>,
     source: Arc<Pool>,
@@ -47,6 +52,9 @@ pub struct EndpointEntry {
     pub phase: Phase,
     /// A hash of its revision; 0 without one.
     pub revision: u64,
+    pub verdict: Verdict,
+    /// Since when it is that, Unix time in seconds.
+    pub since_s: u64,
 }
 
 impl EndpointEntry {
@@ -79,7 +87,11 @@ impl Table {
             _ => (Arc::new(Sealer::new(&state.cookie_keys)), Arc::new(TicketSealer::new(&state.cookie_keys))),
         };
         let epoch = state.epoch.unwrap_or(Epoch(0));
-        Table { epoch, pools, sealer, tickets, routes, keys: state.cookie_keys.clone() }
+        let observers = match before {
+            Some(before) if *before.observers == *state.observers.nodes => before.observers.clone(),
+            _ => state.observers.nodes.clone().into(),
+        };
+        Table { epoch, pools, sealer, tickets, observers, routes, keys: state.cookie_keys.clone() }
     }
 
     /// See [`RouteIndex::find`].
@@ -98,11 +110,32 @@ impl Table {
 }
 
 impl PoolTable {
+    /// Whether the fleet's verdict lets requests go there.
+    pub fn is_up(&self, place: usize) -> bool {
+        self.panics || self.endpoints[place].verdict == Verdict::Up
+    }
+
+    /// Which share of its own an endpoint has, in thousandths, while it is new or up again: a tenth at
+    /// first, so that it is seen to work.
+    pub fn warmth(&self, place: usize, now_s: u64) -> u64 {
+        let Some(slow_start) = self.spec.health.as_ref().and_then(|health| health.slow_start_ms) else { return 1_000 };
+        let up_for_ms = now_s.saturating_sub(self.endpoints[place].since_s) * 1_000;
+        (up_for_ms * 1_000 / slow_start.get()).clamp(100, 1_000)
+    }
+
     /// The place of an endpoint in `endpoints`.
     pub fn find(&self, id: EndpointId) -> Option<usize> {
         let found = self.by_id.binary_search_by(|place| self.endpoints[*place as usize].id.cmp(&id)).ok()?;
         Some(self.by_id[found] as usize)
     }
+}
+
+/// Whether fewer active endpoints are up than the pool wants for verdicts to be believed.
+fn panics(pool: &Pool) -> bool {
+    let threshold = pool.spec.health.as_ref().map_or(0, |health| usize::from(health.panic_threshold_percent.get()));
+    let active = || pool.endpoints.values().filter(|endpoint| matches!(endpoint.phase, Phase::Active {}));
+    let up = active().filter(|endpoint| endpoint.health.verdict == Verdict::Up).count();
+    up * 100 < threshold * active().count()
 }
 
 fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<PoolTable> {
@@ -120,6 +153,8 @@ fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<Po
         name: name.clone(),
         address: endpoint.spec.address.clone(),
         phase: endpoint.phase,
+        verdict: endpoint.health.verdict,
+        since_s: endpoint.health.since_ms / 1_000,
         revision: endpoint.spec.revision.as_ref().map_or(0, |revision| ring::position(revision.as_str().as_bytes())),
     };
     let endpoints: Vec<EndpointEntry> = pool.endpoints.iter().map(entry).collect();
@@ -143,6 +178,7 @@ fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<Po
         spec: pool.spec.clone(),
         endpoints,
         ring,
+        panics: panics(pool),
         by_id,
         source: pool.clone(),
     })

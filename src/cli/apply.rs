@@ -16,7 +16,7 @@ use super::client::{Api, Failure};
 use super::output::print_line;
 
 const READ_ONLY_TOP: [&str; 6] = ["epoch", "node", "leader", "quorum", "nodes", "drains"];
-const READ_ONLY_ENDPOINT: [&str; 6] = ["id", "phase", "requests", "websockets", "drain", "by_node"];
+const READ_ONLY_ENDPOINT: [&str; 7] = ["id", "phase", "health", "requests", "websockets", "drain", "by_node"];
 
 #[derive(Args)]
 pub(super) struct Options {

@@ -136,11 +136,16 @@ fn path(pool: &Name, endpoint: &Name) -> String {
 
 pub(super) fn list(pools: &[view::Pool]) -> String {
     let mut table =
-        Table::new(["POOL", "ENDPOINT", "ADDRESS", "WEIGHT", "REVISION", "PHASE", "REQUESTS", "WEBSOCKETS"]);
+        Table::new(["POOL", "ENDPOINT", "ADDRESS", "WEIGHT", "REVISION", "PHASE", "HEALTH", "REQUESTS", "WEBSOCKETS"]);
     for (pool, endpoint) in pools.iter().flat_map(|pool| pool.endpoints.iter().map(move |e| (pool, e))) {
         let phase = match &endpoint.drain {
             Some(drain) => format!("{} ({drain})", endpoint.phase),
             None => endpoint.phase.clone(),
+        };
+        let health = match &endpoint.health {
+            None => "-".to_owned(),
+            Some(health) if health.detail.is_empty() => health.verdict.clone(),
+            Some(health) => format!("{} ({})", health.verdict, health.detail),
         };
         table.row([
             pool.name.clone(),
@@ -149,6 +154,7 @@ pub(super) fn list(pools: &[view::Pool]) -> String {
             endpoint.weight.to_string(),
             endpoint.revision.clone().unwrap_or_else(|| "-".into()),
             phase,
+            health,
             endpoint.requests.to_string(),
             endpoint.websockets.to_string(),
         ]);

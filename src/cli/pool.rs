@@ -9,7 +9,8 @@ use http::Method;
 use serde_json::json;
 use tidelock_core::id::Name;
 use tidelock_core::spec::{
-    Authorities, EndpointLimits, EndpointTls, Millis, PoolSpec, Protocol, ServerName, Timeouts, Verify,
+    Authorities, Check, EndpointLimits, EndpointTls, HealthSpec, Millis, PoolSpec, Protocol, ServerName, Timeouts,
+    Verify,
 };
 
 use super::client::{Api, Failure};
@@ -38,6 +39,7 @@ What is not given has its default: the whole specification is replaced. Endpoint
 Examples:
   tidelock pool put app --protocol h2c
   tidelock pool put app --protocol h2 --tls-authorities ca.pem --tls-server-name app.internal
+  tidelock pool put app --check http:/healthz --slow-start 30s
   tidelock pool put reports --first-byte-timeout 5m --max-requests 20")]
     Put(PutOptions),
     /// Remove a pool with its endpoints; refused while a route uses it
@@ -77,6 +79,18 @@ pub(super) struct PutOptions {
     /// Without a byte in either direction of a WebSocket [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = millis)]
     websocket_idle_timeout: Option<Millis>,
+    /// Check the endpoints: tcp, http:/PATH or grpc, grpc:SERVICE [default: not at all]
+    #[arg(long, value_name = "CHECK", value_parser = check)]
+    check: Option<Check>,
+    /// Between two checks of one node [default: 5s]
+    #[arg(long, value_name = "TIME", value_parser = millis, requires = "check")]
+    check_interval: Option<Millis>,
+    /// For a check to pass [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = millis, requires = "check")]
+    check_timeout: Option<Millis>,
+    /// Over which an endpoint that is new, or up again, gets to its share [default: at once]
+    #[arg(long, value_name = "TIME", value_parser = millis, requires = "check")]
+    slow_start: Option<Millis>,
     /// Connections of one node to one endpoint [default: no limit]
     #[arg(long, value_name = "N")]
     max_connections: Option<NonZeroU32>,
@@ -86,6 +100,16 @@ pub(super) struct PutOptions {
     /// Requests of one node that wait for one endpoint [default: 1024]
     #[arg(long, value_name = "N")]
     max_pending: Option<u32>,
+}
+
+/// `tcp`, `http:/healthz`, `grpc`, `grpc:SERVICE`.
+fn check(text: &str) -> Result<Check, String> {
+    match text.split_once(':').unwrap_or((text, "")) {
+        ("tcp", "") => Ok(Check::Tcp {}),
+        ("http", path) => Ok(Check::Http { path: path.to_owned().try_into()?, host: None, status: None }),
+        ("grpc", service) => Ok(Check::Grpc { service: service.to_owned().try_into()? }),
+        _ => Err("write tcp, http:/PATH, grpc or grpc:SERVICE".to_owned()),
+    }
 }
 
 fn server_name(text: &str) -> Result<ServerName, String> {
@@ -116,6 +140,15 @@ impl PutOptions {
                 websocket_idle_ms: self.websocket_idle_timeout.unwrap_or(default.websocket_idle_ms),
             },
             tls: self.endpoint_tls(protocol)?,
+            health: self.check.clone().map(|check| {
+                let default = HealthSpec::new(check);
+                HealthSpec {
+                    interval_ms: self.check_interval.unwrap_or(default.interval_ms),
+                    timeout_ms: self.check_timeout.unwrap_or(default.timeout_ms),
+                    slow_start_ms: self.slow_start,
+                    ..default
+                }
+            }),
             limits: EndpointLimits {
                 max_connections: self.max_connections,
                 max_requests: self.max_requests,

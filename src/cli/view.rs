@@ -62,9 +62,17 @@ pub(super) struct Endpoint {
     pub(super) weight: u32,
     pub(super) revision: Option<String>,
     pub(super) phase: String,
+    pub(super) health: Option<EndpointHealth>,
     pub(super) requests: u64,
     pub(super) websockets: u64,
     pub(super) drain: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct EndpointHealth {
+    pub(super) verdict: String,
+    pub(super) detail: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -60,6 +60,7 @@ fn pool_spec(section: Section<'_>) -> PoolSpec {
         strip_content_length: given(section.shaped("strip_content_length")).unwrap_or_default(),
         timeouts: section.section_if_present("timeouts").map(pool_timeouts).unwrap_or_default(),
         tls: section.section_if_present("tls").map(pool_tls),
+        health: given(section.shaped("health")),
         limits: section.section_if_present("limits").map(pool_limits).unwrap_or_default(),
     };
     if let Err(reason) = spec.check() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidelock_balancer::{Balancer, Config, Limits, ListenAddress, ListenerConfig, Timeouts};
 use tidelock_core::affinity::{CookieKey, KeySecret};
 use tidelock_core::command::{Command, DrainMode, Proposal};
-use tidelock_core::id::{EndpointId, Epoch, Name};
+use tidelock_core::id::{EndpointId, Epoch, Name, NodeId};
 use tidelock_core::report::{Counts, NodeReport};
 use tidelock_core::spec::{PoolSpec, Protocol, RouteSpec};
 use tidelock_core::state::{Outcome, State};
@@ -54,6 +54,7 @@ pub(crate) fn anywhere() -> ListenAddress {
 
 pub(crate) fn config() -> Config {
     Config {
+        node: NodeId(1),
         workers: 1,
         listeners: vec![ListenerConfig { address: anywhere(), tls: None, proxy_protocol: false }],
         endpoint_identity: None,

@@ -23,6 +23,7 @@ mod h4_truncation;
 mod h5_replay;
 mod h6_reset_budget;
 mod h8_websockets;
+mod health;
 mod leaving;
 mod limits;
 mod passing;

@@ -15,6 +15,8 @@ pub(crate) struct PoolSpec {
     /// Speak TLS to the endpoints. Left out: cleartext.
     tls: Option<EndpointTls>,
     limits: Option<EndpointLimits>,
+    /// Look after the endpoints. Left out: all count as up.
+    health: Option<HealthSpec>,
 }
 
 #[derive(ToSchema)]
@@ -55,6 +57,58 @@ enum Verify {
     Full,
     /// Any certificate will do: whoever can answer at the address is believed.
     None,
+}
+
+/// Three nodes look at each endpoint; it is down when most of them say so.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never made")]
+pub(crate) struct HealthSpec {
+    check: Check,
+    /// Between two checks of one node: 5000.
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    interval_ms: Option<u64>,
+    /// For a check, its connection included: 2000.
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    timeout_ms: Option<u64>,
+    /// Checks in a row that must pass before a node calls an endpoint up again: 2.
+    #[schema(minimum = 1, maximum = 255)]
+    healthy_threshold: Option<u8>,
+    /// Checks in a row that must fail before a node calls an endpoint down: 3.
+    #[schema(minimum = 1, maximum = 255)]
+    unhealthy_threshold: Option<u8>,
+    /// Below this share of endpoints that are up, all are used: 50. 0 is off.
+    #[schema(maximum = 100)]
+    panic_threshold_percent: Option<u8>,
+    /// The time over which an endpoint that is new, or up again, gets to its share. Left out: at once.
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    slow_start_ms: Option<u64>,
+}
+
+/// `{"kind":"tcp"}`, `{"kind":"http","path":"/healthz"}` or `{"kind":"grpc"}`; done with the pool's
+/// protocol and its TLS.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never made")]
+pub(crate) struct Check {
+    #[schema(inline)]
+    kind: CheckKind,
+    /// Of `http`: path and query of the GET.
+    path: Option<String>,
+    /// Of `http`: left out, the endpoint's address.
+    host: Option<String>,
+    /// Of `http`: the status that is right. Left out: 200 to 399.
+    #[schema(minimum = 200, maximum = 599)]
+    status: Option<u16>,
+    /// Of `grpc`: left out, the server as a whole.
+    service: Option<String>,
+}
+
+#[derive(ToSchema)]
+#[schema(rename_all = "kebab-case")]
+#[allow(dead_code, reason = "a description, never made")]
+enum CheckKind {
+    Tcp,
+    Http,
+    Grpc,
 }
 
 /// How much one node sends to one endpoint at once. What is left out is not limited.
@@ -173,7 +227,14 @@ mod tests {
         use tidelock_core::spec;
         let limits = json!({"max_connections": 1, "max_requests": 1});
         let tls = json!({"authorities": "PEM", "server_name": "a.b", "verify": "none"});
-        assert_eq!(described::<PoolSpec>(), written::<spec::PoolSpec>(json!({"tls": tls, "limits": limits})));
+        let health = json!({"check": {"kind": "tcp"}, "slow_start_ms": 1});
+        assert_eq!(described::<HealthSpec>(), written::<spec::HealthSpec>(health.clone()));
+        let pool = json!({"tls": tls, "limits": limits, "health": health});
+        assert_eq!(described::<PoolSpec>(), written::<spec::PoolSpec>(pool));
+        let http = json!({"kind": "http", "path": "/", "host": "a", "status": 204});
+        let grpc = json!({"kind": "grpc", "service": "s"});
+        let checks = [http, grpc].into_iter().flat_map(written::<spec::Check>).collect();
+        assert_eq!(described::<Check>(), checks);
         assert_eq!(described::<EndpointTls>(), written::<spec::EndpointTls>(tls));
         assert_eq!(described::<EndpointLimits>(), written::<spec::EndpointLimits>(limits));
         assert_eq!(described::<Timeouts>(), written::<spec::Timeouts>(json!({})));

@@ -58,6 +58,8 @@ pub(crate) struct Endpoint {
     pub(crate) revision: Option<Name>,
     /// `active`, `draining` or `drained`.
     pub(crate) phase: &'static str,
+    /// `up` or `down`, as the fleet has agreed; none in a pool without checks.
+    pub(crate) health: Option<EndpointHealth>,
     /// Over the nodes that report, WebSockets among them.
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
@@ -65,6 +67,28 @@ pub(crate) struct Endpoint {
     pub(crate) drain: Option<DrainId>,
     /// The nodes on which there is something; the others that report have none.
     pub(crate) by_node: Vec<NodeCounts>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct EndpointHealth {
+    /// `up` or `down`.
+    pub(crate) verdict: &'static str,
+    /// Unix time in milliseconds.
+    pub(crate) since_ms: u64,
+    /// How often it has fallen lately.
+    pub(crate) falls: u32,
+    /// What an observer saw when it went down.
+    pub(crate) detail: String,
+    /// The nodes that look after it, by what they see now.
+    pub(crate) observers: Vec<EndpointObserver>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub(crate) struct EndpointObserver {
+    pub(crate) node: String,
+    /// `up`, `down`, `pending` (it has not looked often enough) or `missing` (it is not heard of).
+    pub(crate) sees: &'static str,
+    pub(crate) detail: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]

@@ -1,5 +1,5 @@
 //! What the leader does of its own accord: the first configuration, the cookie key, the ends of
-//! drains.
+//! drains, verdicts on endpoints.
 //!
 //! [`next`] decides, without I/O, from what is known now; [`Chores::run`] proposes what it says.
 //! Every chore is found again from the state alone, so a new leader goes on where the old one
@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use tidelock_core::affinity::{CookieKey, KeySecret};
 use tidelock_core::command::{Command, IdempotencyKey};
 use tidelock_core::drain;
+use tidelock_core::health;
 use tidelock_core::id::{Epoch, NodeId};
 use tidelock_core::state::{DrainState, Outcome, State};
 use tokio::sync::watch;
@@ -45,6 +46,10 @@ pub(crate) enum Chore {
     /// All live nodes have the key: let them seal with it.
     PromoteKey(CookieKey),
     FinishDrain(Command),
+    /// Other nodes are there to look after endpoints.
+    NameObservers(Command),
+    /// Most observers of an endpoint say so.
+    Judge(Command),
 }
 
 /// What a leader remembers of its own time: lost with it, and rebuilt by the next one.
@@ -56,12 +61,34 @@ pub(crate) struct Memory {
     waiting: Option<(u8, Epoch)>,
     /// When this node, leaving, last asked another one to lead.
     handed_over: Option<Instant>,
+    /// The observers that should be named, and since when that is so.
+    observers: Option<(Command, u64)>,
 }
 
 impl Memory {
     fn may_hand_over(&self, now: Instant) -> bool {
         self.handed_over.is_none_or(|at| now.duration_since(at) >= HAND_OVER_EVERY)
     }
+}
+
+/// Nodes come and go for a moment; those that look after endpoints are named anew after this.
+const OBSERVERS_AFTER_MS: u64 = 5_000;
+
+/// The observers to name, when it has been clear for long enough who they are. At once where there
+/// are none: until then nobody looks.
+fn observers(state: &State, members: &[Member], memory: &mut Memory, now_ms: u64) -> Option<Chore> {
+    let stays = |member: &&Member| member.report().is_some_and(|report| !report.leaving);
+    let live: Vec<NodeId> = members.iter().filter(stays).map(|member| member.id).collect();
+    let Some(command) = health::observers_change(state, &live) else {
+        memory.observers = None;
+        return None;
+    };
+    let since = match &memory.observers {
+        Some((known, since)) if *known == command => *since,
+        _ => memory.observers.insert((command.clone(), now_ms)).1,
+    };
+    let is_due = state.observers.nodes.is_empty() || now_ms.saturating_sub(since) >= OBSERVERS_AFTER_MS;
+    is_due.then_some(Chore::NameObservers(command))
 }
 
 /// The voter to lead next: one that is heard of and stays.
@@ -104,6 +131,8 @@ pub(crate) fn next(
     if state.drains.values().any(|drain| drain.state == DrainState::Draining) {
         chores.extend(drain::finished(state, &roster::seen(members), now_ms).into_iter().map(Chore::FinishDrain));
     }
+    chores.extend(observers(state, members, memory, now_ms));
+    chores.extend(health::verdicts(state, &roster::seen(members), now_ms).into_iter().map(Chore::Judge));
     chores
 }
 
@@ -156,12 +185,20 @@ impl Chores {
                 (Command::PutCookieKey { key }, Some(FIRST_COOKIE_KEY))
             }
             Chore::PromoteKey(key) => (Command::PutCookieKey { key: key.clone() }, None),
-            Chore::FinishDrain(command) => (command.clone(), None),
+            Chore::FinishDrain(command) | Chore::NameObservers(command) | Chore::Judge(command) => {
+                (command.clone(), None)
+            }
         };
         let key = key.map(|key| IdempotencyKey::try_from(key.to_owned()).expect("the keys above are printable ASCII"));
+        let command_told = command.clone();
         match self.consensus.propose(command, key).await {
             Ok(Outcome::Applied { epoch, .. }) => {
-                tracing::info!(%epoch, chore = chore.name(), "the leader did a chore");
+                match &command_told {
+                    Command::SetHealth { pool, endpoint, verdict, detail, .. } => {
+                        tracing::info!(%epoch, %pool, %endpoint, verdict = verdict.as_str(), detail, "verdict on an endpoint");
+                    }
+                    _ => tracing::info!(%epoch, chore = chore.name(), "the leader did a chore"),
+                }
                 self.published.reached(epoch).await;
             }
             Ok(Outcome::Rejected { reason }) => {
@@ -181,6 +218,8 @@ impl Chore {
             Chore::MakeKey => "make a cookie key",
             Chore::PromoteKey(_) => "promote the cookie key",
             Chore::FinishDrain(_) => "end a drain",
+            Chore::NameObservers(_) => "name who looks after endpoints",
+            Chore::Judge(_) => "judge an endpoint",
         }
     }
 }

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::affinity::{CookieKey, KeySecret};
 use crate::command::{Command, DrainMode, Proposal};
+use crate::health::Verdict;
 use crate::id::{Epoch, Name};
 use crate::spec::PoolSpec;
 use crate::state::State;
@@ -188,4 +189,83 @@ proptest! {
         prop_assert!(choice.endpoint < 4);
         prop_assert_eq!(choice.pin, None);
     }
+}
+
+/// A pool whose endpoint `e0` is down.
+fn with_one_down(endpoints: usize, affinity: serde_json::Value) -> State {
+    let mut state = fleet(endpoints, affinity);
+    let spec = serde_json::json!({"health": {"check": {"kind": "tcp"}, "slow_start_ms": 100_000}});
+    apply(&mut state, Command::PutPool { name: name("p"), spec: serde_json::from_value(spec).unwrap() });
+    judge(&mut state, Verdict::Down, 1_000_000);
+    state
+}
+
+fn judge(state: &mut State, verdict: Verdict, at_ms: u64) {
+    let id = state.pools[&name("p")].endpoints[&name("e0")].id;
+    let command = Command::SetHealth { pool: name("p"), endpoint: name("e0"), id, verdict, detail: String::new() };
+    let epoch = Epoch(state.epoch.unwrap().0 + 1);
+    state.apply(epoch, &Proposal { at_ms, key: None, command });
+}
+
+/// Of 8,000 requests, how many go to `e0` at the second `now`.
+fn share_of_e0(state: &State, now: u32) -> usize {
+    let table = Table::compile(state, None);
+    let route = table.route("any", "/").unwrap().clone();
+    let bits = Cell::new(1_u64);
+    let random = &mut || {
+        bits.set(bits.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        ring::position(&bits.get().to_be_bytes())
+    };
+    let moment = Moment { now, tried: &[], session: None };
+    let to_e0 = |_: &usize| {
+        let choice = choose(&table, &route, &HeaderMap::new(), &moment, &All, random).unwrap();
+        table.pools[0].endpoints[choice.endpoint].name.as_str() == "e0"
+    };
+    (0..8_000).filter(to_e0).count()
+}
+
+#[test]
+fn what_is_down_gets_nothing_and_what_is_up_again_little_by_little() {
+    for affinity in [serde_json::json!({"kind": "none"}), serde_json::json!({"kind": "cookie"})] {
+        let mut state = with_one_down(4, affinity);
+        assert_eq!(share_of_e0(&state, 2_000), 0);
+        judge(&mut state, Verdict::Up, 2_000_000);
+        let shares = [2_000, 2_050, 2_100, 5_000].map(|now| share_of_e0(&state, now));
+        // Two of four draws are compared for the busier of the two: with none busy it is the first.
+        assert!(shares[0] * 4 < shares[3], "{shares:?}");
+        assert!(shares[0] < shares[1] && shares[1] < shares[2], "{shares:?}");
+        assert!((1_500..2_500).contains(&shares[3]), "{shares:?}");
+    }
+}
+
+#[test]
+fn verdicts_are_not_believed_when_most_are_down() {
+    let mut state = with_one_down(2, serde_json::json!({"kind": "none"}));
+    assert_eq!(share_of_e0(&state, 1_000), 0, "half of them are up");
+    let id = state.pools[&name("p")].endpoints[&name("e1")].id;
+    let endpoint = name("e1");
+    let down = Command::SetHealth { pool: name("p"), endpoint, id, verdict: Verdict::Down, detail: String::new() };
+    apply(&mut state, down);
+    assert!(share_of_e0(&state, 5_000) > 1_000);
+    // A keyed request stays where it is, too.
+    let mut state = with_one_down(2, serde_json::json!({"kind": "header", "name": "x-key"}));
+    let table = Table::compile(&state, None);
+    let route = table.route("any", "/").unwrap().clone();
+    let moment = Moment { now: 5_000, tried: &[], session: None };
+    let mut headers = HeaderMap::new();
+    for key in 0..32 {
+        headers.insert("x-key", key.into());
+        let choice = choose(&table, &route, &headers, &moment, &All, &mut || 0).unwrap();
+        assert_eq!(table.pools[0].endpoints[choice.endpoint].name.as_str(), "e1");
+    }
+    let endpoint = name("e1");
+    let down = Command::SetHealth { pool: name("p"), endpoint, id, verdict: Verdict::Down, detail: String::new() };
+    apply(&mut state, down);
+    let table = Table::compile(&state, None);
+    let kept = |key: i32| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-key", key.into());
+        choose(&table, &route, &headers, &moment, &All, &mut || 0).unwrap().placement == Placement::Keyed
+    };
+    assert!((0..32).all(kept));
 }

@@ -4,6 +4,7 @@ use std::num::NonZeroU32;
 
 use serde::{Deserialize, Serialize};
 
+use super::health::{Check, HealthSpec};
 use super::tls::EndpointTls;
 
 /// How to talk to a pool's endpoints, how much at once, and for how long to wait for them.
@@ -20,6 +21,9 @@ pub struct PoolSpec {
     pub tls: Option<EndpointTls>,
     #[serde(skip_serializing_if = "EndpointLimits::is_default")]
     pub limits: EndpointLimits,
+    /// Look after the endpoints. None: all count as up, and each request finds out for itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<HealthSpec>,
 }
 
 /// A [`PoolSpec`] as it is written, whose parts may not go together.
@@ -31,14 +35,15 @@ struct Fields {
     timeouts: Timeouts,
     tls: Option<EndpointTls>,
     limits: EndpointLimits,
+    health: Option<HealthSpec>,
 }
 
 impl TryFrom<Fields> for PoolSpec {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<PoolSpec, String> {
-        let Fields { protocol, strip_content_length, timeouts, tls, limits } = fields;
-        let spec = PoolSpec { protocol, strip_content_length, timeouts, tls, limits };
+        let Fields { protocol, strip_content_length, timeouts, tls, limits, health } = fields;
+        let spec = PoolSpec { protocol, strip_content_length, timeouts, tls, limits, health };
         spec.goes_together().map(|()| spec)
     }
 }
@@ -50,6 +55,11 @@ impl PoolSpec {
                 "protocol {} is agreed on in TLS: give tls, an empty one will do, or use http1 or h2c",
                 self.protocol.as_str()
             )),
+            (Protocol::Http1, _)
+                if self.health.as_ref().is_some_and(|health| matches!(health.check, Check::Grpc { .. })) =>
+            {
+                Err("a gRPC check needs HTTP/2: protocol h2c, h2 or auto".to_owned())
+            }
             (Protocol::H2c, Some(_)) => Err("protocol h2c is cleartext: use h2 with tls".to_owned()),
             _ => Ok(()),
         }

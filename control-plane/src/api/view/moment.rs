@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use tidelock_core::drain::{self, NodeProgress};
+use tidelock_core::health;
 use tidelock_core::id::{DrainId, Epoch, Name};
-use tidelock_core::report::Counts;
+use tidelock_core::report::{Counts, Observed};
 use tidelock_core::state::{self, DrainState, State};
 
-use super::{Drain, DrainNode, Endpoint, Node, NodeCounts, Pool, Route, Status};
+use super::{Drain, DrainNode, Endpoint, EndpointHealth, EndpointObserver, Node, NodeCounts, Pool, Route, Status};
 use crate::fleet::roster::{self, Member};
 use crate::raft::{self, Role};
 
@@ -67,11 +68,37 @@ impl Moment {
     }
 
     fn pool_view(&self, name: &Name, pool: &state::Pool) -> Pool {
-        let endpoints = pool.endpoints.iter().map(|(name, endpoint)| self.endpoint_view(name, endpoint)).collect();
+        let endpoints =
+            pool.endpoints.iter().map(|(name, endpoint)| self.endpoint_view(pool, name, endpoint)).collect();
         Pool { name: name.clone(), spec: pool.spec.clone(), endpoints }
     }
 
-    fn endpoint_view(&self, name: &Name, endpoint: &state::Endpoint) -> Endpoint {
+    fn health_view(&self, endpoint: &state::Endpoint) -> EndpointHealth {
+        let observers = health::observers(endpoint.id, &self.state.observers.nodes).into_iter().map(|id| {
+            let member = self.members.iter().find(|member| member.id == id);
+            let report = member.and_then(Member::report);
+            let (sees, detail) = match report.map(|report| report.health.get(&endpoint.id)) {
+                None => ("missing", None),
+                Some(None) => ("up", None),
+                Some(Some(Observed::Pending)) => ("pending", None),
+                Some(Some(Observed::Down { detail })) => ("down", Some(detail.clone())),
+            };
+            EndpointObserver {
+                node: member.map_or_else(|| id.to_string(), |member| member.label.clone()),
+                sees,
+                detail,
+            }
+        });
+        EndpointHealth {
+            verdict: endpoint.health.verdict.as_str(),
+            since_ms: endpoint.health.since_ms,
+            falls: endpoint.health.falls,
+            detail: endpoint.health.detail.clone(),
+            observers: observers.collect(),
+        }
+    }
+
+    fn endpoint_view(&self, pool: &state::Pool, name: &Name, endpoint: &state::Endpoint) -> Endpoint {
         let mut sum = Counts::default();
         let mut by_node = Vec::new();
         for member in &self.members {
@@ -89,6 +116,7 @@ impl Moment {
             weight: endpoint.spec.weight.get(),
             revision: endpoint.spec.revision.clone(),
             phase: endpoint.phase.name(),
+            health: pool.spec.health.is_some().then(|| self.health_view(endpoint)),
             requests: sum.requests,
             websockets: sum.websockets,
             drain: endpoint.phase.drain(),

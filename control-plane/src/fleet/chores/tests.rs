@@ -2,8 +2,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tidelock_core::command::{DrainMode, Proposal};
+use tidelock_core::health::Verdict;
 use tidelock_core::id::{DrainId, EndpointId, Name, NodeId};
-use tidelock_core::report::{Counts, NodeReport};
+use tidelock_core::report::{Counts, NodeReport, Observed};
 
 use super::*;
 use crate::fleet::roster::Bulletin;
@@ -116,4 +117,61 @@ fn a_drain_ends_when_every_member_reports_zero() {
     assert_eq!(due(&state, &[member(1, 5, 0), missing(2)]), [], "a missing node is not a node at zero");
     let finish = Command::FinishDrain { drain: DrainId(5), forced: false };
     assert_eq!(due(&state, &[member(1, 5, 0), member(2, 6, 0)]), [Chore::FinishDrain(finish)]);
+}
+
+/// Nodes 1 to 3 look after endpoint 2, which those in `down` do not reach.
+fn checked(down: &[u64]) -> (State, Vec<Member>) {
+    let mut state = State::default();
+    apply(&mut state, 2, Command::PutCookieKey { key: key(true) });
+    let spec = serde_json::from_str(r#"{"health":{"check":{"kind":"tcp"}}}"#).unwrap();
+    apply(&mut state, 3, Command::PutPool { name: name("p"), spec });
+    let spec = serde_json::from_str(r#"{"address":"a:1"}"#).unwrap();
+    apply(&mut state, 4, Command::PutEndpoint { pool: name("p"), name: name("e"), spec });
+    let members = (1..=3).map(|id| {
+        let mut member = member(id, 5, 0);
+        if down.contains(&id) {
+            let mut bulletin = (**member.bulletin.as_ref().unwrap()).clone();
+            bulletin.report.health = [(EndpointId(2), Observed::Down { detail: "refused".into() })].into();
+            member.bulletin = Some(Arc::new(bulletin));
+        }
+        member
+    });
+    (state, members.collect())
+}
+
+#[test]
+fn observers_are_named_at_once_and_changed_when_it_lasts() {
+    let (mut state, members) = checked(&[]);
+    let mut memory = Memory::default();
+    let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
+    let named = Command::SetObservers { nodes };
+    assert_eq!(next(&state, &members, false, &mut memory, 0), [Chore::NameObservers(named.clone())]);
+    apply(&mut state, 5, named);
+    assert_eq!(next(&state, &members, false, &mut memory, 100), []);
+    // One is away for a moment, and comes back.
+    let fewer = [members[0].clone(), members[1].clone(), missing(3)];
+    assert_eq!(next(&state, &fewer, false, &mut memory, 1_000), []);
+    assert_eq!(next(&state, &members, false, &mut memory, 4_000), []);
+    assert_eq!(next(&state, &fewer, false, &mut memory, 8_000), []);
+    assert_eq!(next(&state, &fewer, false, &mut memory, 12_999), []);
+    let named = Command::SetObservers { nodes: vec![NodeId(1), NodeId(2)] };
+    assert_eq!(next(&state, &fewer, false, &mut memory, 13_000), [Chore::NameObservers(named)]);
+}
+
+#[test]
+fn an_endpoint_is_judged_by_most_of_its_observers() {
+    for (down, is_down) in [(&[1][..], false), (&[1, 3], true)] {
+        let (mut state, members) = checked(down);
+        let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
+        apply(&mut state, 5, Command::SetObservers { nodes });
+        let judged = Command::SetHealth {
+            pool: name("p"),
+            endpoint: name("e"),
+            id: EndpointId(2),
+            verdict: Verdict::Down,
+            detail: "refused".into(),
+        };
+        let due: Vec<Chore> = is_down.then_some(Chore::Judge(judged)).into_iter().collect();
+        assert_eq!(next(&state, &members, false, &mut Memory::default(), 0), due, "{down:?}");
+    }
 }
