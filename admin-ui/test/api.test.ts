@@ -60,7 +60,7 @@ describe("status parser", () => {
   it("survives fields that another version leaves out", () => {
     const status = parseStatus({ epoch: 7, node: "a", pools: [{ name: "p", endpoints: [{ name: "e" }] }], drains: [{ id: "d1" }], routes: [{}] });
     expect(status.quorum).toBe(false);
-    expect(status.pools[0]?.endpoints[0]).toMatchObject({ phase: "unknown", weight: 1, by_node: [], drain: null });
+    expect(status.pools[0]?.endpoints[0]).toMatchObject({ phase: "unknown", weight: 1, by_node: [], drain: null, health: null });
     expect(status.drains[0]).toMatchObject({ safe: false, missing: [], deadline_ms: null });
     expect(status.routes[0]).toMatchObject({ host: null, path_prefix: "/" });
   });

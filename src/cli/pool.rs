@@ -41,7 +41,7 @@ Examples:
   tidelock pool put app --protocol h2 --tls-authorities ca.pem --tls-server-name app.internal
   tidelock pool put app --check http:/healthz --slow-start 30s
   tidelock pool put reports --first-byte-timeout 5m --max-requests 20")]
-    Put(PutOptions),
+    Put(Box<PutOptions>),
     /// Remove a pool with its endpoints; refused while a route uses it
     Delete { pool: Name },
 }

@@ -8,5 +8,6 @@ mod browser;
 mod drains;
 mod elixir;
 mod fleet;
+mod health;
 mod sessions;
 mod support;

@@ -1,7 +1,7 @@
 // Turns whatever `/v1/status` answered into a `Status`, or throws. A field that an older or newer
 // node leaves out gets a harmless value here, so that no component has to ask whether it exists.
 
-import type { Drain, DrainNode, Endpoint, FleetNode, NodeCounts, Pool, Route, Status } from "./types";
+import type { Drain, DrainNode, Endpoint, EndpointHealth, FleetNode, NodeCounts, Pool, Route, Status } from "./types";
 
 type Fields = Record<string, unknown>;
 
@@ -66,11 +66,17 @@ function endpoint(value: Fields): Endpoint {
     weight: count(value["weight"], 1),
     revision: textOrNull(value["revision"]),
     phase: text(value["phase"], "unknown"),
+    health: health(value["health"]),
     requests: count(value["requests"]),
     websockets: count(value["websockets"]),
     drain: textOrNull(value["drain"]),
     by_node: list(value["by_node"], nodeCounts),
   };
+}
+
+function health(value: unknown): EndpointHealth | null {
+  const { verdict, detail } = fields(value);
+  return typeof verdict === "string" ? { verdict, detail: text(detail) } : null;
 }
 
 function nodeCounts(value: Fields): NodeCounts {

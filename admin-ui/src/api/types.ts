@@ -23,12 +23,21 @@ export interface PoolSpec {
   affinity: Affinity;
 }
 
+/** The fleet's verdict on an endpoint that is checked. */
+export interface EndpointHealth {
+  verdict: "up" | "down" | (string & {});
+  /** What an observer saw when it went down. */
+  detail: string;
+}
+
 export interface Endpoint extends Counts {
   name: string;
   address: string;
   weight: number;
   revision: string | null;
   phase: Phase;
+  /** null where the pool has no checks. */
+  health: EndpointHealth | null;
   drain: string | null;
   by_node: NodeCounts[];
 }
