@@ -11,6 +11,7 @@ mod endpoint;
 mod node;
 mod output;
 mod pool;
+mod recover;
 mod route;
 mod status;
 mod view;
@@ -126,6 +127,8 @@ Example:
     /// Nodes of the fleet
     #[command(subcommand)]
     Node(node::Command),
+    /// Make one survivor of a lost majority a fleet of one; without --confirm it only says what it would do
+    Recover(recover::Options),
     /// The fleet at a glance
     #[command(after_help = "Example:\n  tidelock status --json | jq .leader")]
     Status(status::StatusOptions),
@@ -223,6 +226,7 @@ fn dispatch(cli: Cli) -> anyhow::Result<Outcome> {
     match cli.command {
         Command::Serve(options) => serve(options),
         Command::CheckConfig(options) => check_config::run(options),
+        Command::Recover(options) => recover::run(options),
         Command::Demo(options) => demo::run(options).map(|()| Outcome::Done),
         Command::DemoEndpoint(options) => {
             if options.exit_with_parent {
@@ -249,7 +253,11 @@ async fn ask(command: Command, mut api: Api) -> anyhow::Result<Outcome> {
         Command::Status(options) => status::run(options, api).await,
         Command::Top => status::top(api).await,
         Command::Apply(options) => apply::run(options, api).await,
-        Command::Serve(_) | Command::CheckConfig(_) | Command::Demo(_) | Command::DemoEndpoint(_) => {
+        Command::Serve(_)
+        | Command::CheckConfig(_)
+        | Command::Recover(_)
+        | Command::Demo(_)
+        | Command::DemoEndpoint(_) => {
             unreachable!("dispatch has answered it")
         }
     }

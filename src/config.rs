@@ -67,8 +67,11 @@ pub(crate) struct Fleet {
     pub listen: SocketAddr,
     /// How peers reach this node. Default: `listen`, unless that is every address.
     pub advertise: Address,
-    /// The nodes that begin the fleet, this one among them, without repeats.
+    /// The nodes that begin the fleet, this one among them, without repeats; or those that a node
+    /// which is none of them joins.
     pub founders: Vec<Address>,
+    /// The content of `fleet.join_token_file`, of a node that joins a fleet.
+    pub join_token: Option<Secret>,
     /// The content of `fleet.secret_file`, at least 32 bytes, without a newline at its end.
     pub secret: Secret,
 }

@@ -91,6 +91,7 @@ async fn start_control_plane(
             advertise: fleet.advertise.to_string(),
             founders: fleet.founders.iter().map(ToString::to_string).collect(),
             secret: fleet.secret.bytes().to_vec(),
+            join_token: fleet.join_token.as_ref().map(|token| String::from_utf8_lossy(token.bytes()).into_owned()),
         }),
         admin: AdminConfig { listen: config.admin.listen, advertise: admin_url(&config.admin), token },
         initial: config.initial.commands.clone(),

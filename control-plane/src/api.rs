@@ -34,6 +34,7 @@ mod endpoints;
 pub(crate) mod error;
 pub(crate) mod events;
 mod extract;
+mod join;
 pub(crate) mod listener;
 mod nodes;
 mod openapi;
@@ -76,7 +77,7 @@ impl Context {
         let raft = self.consensus.status();
         let peers = self.consensus.peers();
         let members = self.roster.borrow().members(&raft, &peers, Instant::now());
-        Moment { node: self.node.clone(), state: self.published.state(), raft, members }
+        Moment { node: self.node.clone(), state: self.published.state(), raft, members, peers }
     }
 
     fn epoch(&self) -> Epoch {
@@ -112,7 +113,10 @@ fn protected() -> OpenApiRouter<Context> {
         .routes(routes!(drains::list))
         .routes(routes!(drains::show))
         .routes(routes!(nodes::list))
+        .routes(routes!(nodes::put, nodes::remove))
+        .routes(routes!(nodes::lead))
         .routes(routes!(nodes::leave))
+        .routes(routes!(join::make))
         .routes(routes!(status::show))
         .routes(routes!(events::stream))
         .routes(routes!(openapi::show))

@@ -38,6 +38,8 @@ pub(crate) mod clock;
 pub(crate) mod consensus;
 mod exchange;
 pub(crate) mod leave;
+mod members;
+pub(crate) mod recovery;
 pub(crate) mod roster;
 
 /// How long answers that are under way may take when the node stops; then they are cut. The answer
@@ -70,6 +72,8 @@ pub struct FleetConfig {
     pub founders: Vec<String>,
     /// The same on every node, at least [`raft::MIN_SECRET`] bytes.
     pub secret: Vec<u8>,
+    /// By which a node that is no founder asks to be let in.
+    pub join_token: Option<String>,
 }
 
 #[derive(Debug, Clone)]
@@ -255,6 +259,7 @@ fn place(config: &ControlPlaneConfig, fleet: &FleetConfig, listener: TcpListener
         advertise: fleet.advertise.clone(),
         founders: fleet.founders.clone(),
         secret: fleet.secret.clone(),
+        join_token: fleet.join_token.clone(),
         name: config.name.to_string(),
         admin: config.admin.advertise.clone().unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION").to_owned(),

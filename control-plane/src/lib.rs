@@ -17,3 +17,8 @@ pub use api::auth::{BearerToken, InvalidToken};
 pub use fleet::leave::{Leave, LeaveState};
 pub use fleet::{AdminConfig, ControlPlane, ControlPlaneConfig, FleetConfig, StartError};
 pub use metrics::MetricsHook;
+
+/// Out of a lost majority, by hand.
+pub mod recovery {
+    pub use crate::fleet::recovery::{Error, Plan};
+}

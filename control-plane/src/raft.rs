@@ -7,7 +7,8 @@
 //! - `driver` turns the raft crate, without thread, clock or socket; `thread` runs it, `sim` tests it;
 //! - `storage` is the durable log, `log` its mirror in memory, `wire` the form of both and of messages;
 //! - `transport`, `identity`, `frame` and `peers` carry messages between nodes under mutual TLS;
-//! - `pending` and `reads` owe answers, `bootstrap` begins a fleet, `membership` changes it.
+//! - `pending` and `reads` owe answers, `bootstrap` begins a fleet, `membership` changes it,
+//!   `recovery` is for one that has lost its majority.
 //!
 //! It must not know commands, tables or HTTP. The data plane never waits for it.
 
@@ -23,6 +24,7 @@ pub mod membership;
 mod peers;
 mod pending;
 mod reads;
+pub mod recovery;
 #[cfg(test)]
 mod sim;
 pub mod storage;
@@ -46,6 +48,7 @@ use self::frame::PeerMessage;
 pub use self::identity::{IdentityError, MIN_SECRET};
 pub use self::membership::{Change, Membership};
 pub use self::peers::Peer;
+pub(crate) use self::peers::sha256;
 pub use self::storage::memory::{Disk, MemoryStore};
 pub use self::storage::redb::RedbStore;
 pub use self::storage::{Store, StoreError};
@@ -96,6 +99,8 @@ pub struct Fleet {
     pub founders: Vec<String>,
     /// The same on every node, at least [`MIN_SECRET`] bytes.
     pub secret: Vec<u8>,
+    /// Shown to the fleet by a node that wants to join it.
+    pub join_token: Option<String>,
     pub name: String,
     /// URL of the admin API, shown to people; may be empty.
     pub admin: String,

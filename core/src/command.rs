@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::affinity::CookieKey;
 use crate::health::Verdict;
 use crate::id::{DrainId, EndpointId, Name, NodeId};
+use crate::member::{JoinToken, Wanted};
 use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
 
 /// The version of the encoding, the first byte of each entry.
@@ -110,6 +111,19 @@ pub enum Command {
     SetObservers {
         nodes: Vec<NodeId>,
     },
+    /// What a node of the fleet shall be.
+    SetMember {
+        node: NodeId,
+        wanted: Wanted,
+    },
+    PutJoinToken {
+        token: JoinToken,
+    },
+    /// The leader's own: `node` has shown the token.
+    UseJoinToken {
+        sha256: String,
+        node: NodeId,
+    },
     /// All or nothing.
     Batch {
         commands: Vec<Command>,
@@ -207,6 +221,19 @@ mod tests {
         golden(
             Command::SetObservers { nodes: vec![NodeId(0xab)] },
             r#"{"op":"set-observers","nodes":["00000000000000ab"]}"#,
+        );
+        golden(
+            Command::SetMember { node: NodeId(0xab), wanted: Wanted::Gone },
+            r#"{"op":"set-member","node":"00000000000000ab","wanted":"gone"}"#,
+        );
+        let token = JoinToken { sha256: "ff".into(), wanted: Wanted::Voter, expires_ms: 9 };
+        golden(
+            Command::PutJoinToken { token },
+            r#"{"op":"put-join-token","token":{"sha256":"ff","wanted":"voter","expires_ms":9}}"#,
+        );
+        golden(
+            Command::UseJoinToken { sha256: "ff".into(), node: NodeId(0xab) },
+            r#"{"op":"use-join-token","sha256":"ff","node":"00000000000000ab"}"#,
         );
         golden(
             Command::FinishDrain { drain: DrainId(9), forced: false },

@@ -13,6 +13,7 @@ pub mod command;
 pub mod drain;
 pub mod health;
 pub mod id;
+pub mod member;
 pub mod plan;
 pub mod report;
 pub mod retry;

@@ -13,6 +13,7 @@ use crate::affinity::CookieKey;
 use crate::command::{Command, DrainMode, IdempotencyKey, Proposal};
 use crate::health::{Health, Verdict};
 use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, PoolId};
+use crate::member::{JoinToken, MAX_JOIN_TOKENS, MAX_MEMBERS, Wanted};
 use crate::ring::RingHash;
 use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
 
@@ -38,6 +39,11 @@ pub struct State {
     pub cookie_keys: Vec<CookieKey>,
     #[serde(default)]
     pub observers: Observers,
+    /// What operators want of nodes.
+    #[serde(default)]
+    pub members: BTreeMap<NodeId, Wanted>,
+    #[serde(default)]
+    pub join_tokens: Vec<JoinToken>,
     /// The next pool's or endpoint's number.
     next_id: u64,
     /// What the newest proposals with a key came to, oldest first.
@@ -156,6 +162,10 @@ pub enum Rejection {
     NotDraining { pool: Name, endpoint: Name },
     #[error("the drain {drain} is not under way")]
     UnknownDrain { drain: DrainId },
+    #[error("node {node} was removed, and its id is not used again: wipe its data directory, then it is another node")]
+    NodeGone { node: NodeId },
+    #[error("there is no such join token: it is wrong, used, or too old")]
+    UnknownJoinToken {},
     #[error("at most {limit} {what}")]
     LimitReached { what: String, limit: u64 },
     #[error("this node cannot read the command: {detail}")]
@@ -268,6 +278,23 @@ impl State {
                 self.observers = Observers { nodes: nodes.clone(), since: Some(epoch) };
                 Ok(None)
             }
+            Command::SetMember { node, wanted } => self.set_member(*node, *wanted).map(|()| None),
+            Command::PutJoinToken { token } => {
+                self.join_tokens.retain(|known| known.expires_ms > now_ms && known.sha256 != token.sha256);
+                if self.join_tokens.len() >= MAX_JOIN_TOKENS {
+                    return Err(Rejection::LimitReached { what: "join tokens".into(), limit: MAX_JOIN_TOKENS as u64 });
+                }
+                self.join_tokens.push(token.clone());
+                Ok(None)
+            }
+            Command::UseJoinToken { sha256, node } => {
+                let is_good = |token: &JoinToken| token.sha256 == *sha256 && token.expires_ms > now_ms;
+                let place = self.join_tokens.iter().position(is_good).ok_or(Rejection::UnknownJoinToken {})?;
+                let wanted = self.join_tokens[place].wanted;
+                self.set_member(*node, wanted)?;
+                self.join_tokens.remove(place);
+                Ok(None)
+            }
             Command::Batch { commands } => {
                 // All or nothing: work on a copy. Pools and routes are shared, so it is cheap.
                 let mut copy = self.clone();
@@ -280,6 +307,18 @@ impl State {
                 Ok(last)
             }
         }
+    }
+
+    fn set_member(&mut self, node: NodeId, wanted: Wanted) -> Result<(), Rejection> {
+        let before = self.members.get(&node);
+        if before == Some(&Wanted::Gone) && wanted != Wanted::Gone {
+            return Err(Rejection::NodeGone { node });
+        }
+        if before.is_none() && self.members.len() >= MAX_MEMBERS {
+            return Err(Rejection::LimitReached { what: "nodes".into(), limit: MAX_MEMBERS as u64 });
+        }
+        self.members.insert(node, wanted);
+        Ok(())
     }
 
     fn put_pool(&mut self, name: &Name, spec: &PoolSpec, now_ms: u64) -> Result<(), Rejection> {

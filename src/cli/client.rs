@@ -210,9 +210,16 @@ impl Api {
         }
     }
 
-    /// A request to this one node that may take long, such as its own leaving: never repeated.
-    pub(crate) async fn post_once(&mut self, path: &str, wait: Duration) -> Result<Bytes, Failure> {
-        match self.attempt(Method::POST, path, None, None, wait).await {
+    /// A request to this one node that may take long, such as its own leaving, or whose answer exists
+    /// once: never repeated.
+    pub(crate) async fn post_once(
+        &mut self,
+        path: &str,
+        body: Option<Value>,
+        wait: Duration,
+    ) -> Result<Bytes, Failure> {
+        let body = body.map(|body| Bytes::from(body.to_string()));
+        match self.attempt(Method::POST, path, body, None, wait).await {
             Attempt::Answered(status, body) if status.is_success() => Ok(body),
             Attempt::Answered(status, body) => Err(refused(status, &body)),
             Attempt::NotConnected(reason) => Err(self.unreachable(reason)),

@@ -115,6 +115,7 @@ pub(super) struct Node {
     pub(super) id: String,
     pub(super) name: String,
     pub(super) role: String,
+    pub(super) wanted: Option<String>,
     pub(super) reachable: bool,
     pub(super) epoch: Option<u64>,
     pub(super) admin: Option<String>,

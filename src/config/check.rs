@@ -105,6 +105,8 @@ fn node(draft: NodeDraft, problems: &mut Problems) -> Option<Node> {
 }
 
 fn check_fleet(draft: FleetDraft, problems: &mut Problems) -> Option<Fleet> {
+    let join_token =
+        draft.join_token_file.as_ref().map(|at| secret(at, "fleet.join_token_file", MIN_TOKEN_BYTES, problems));
     let secret = draft.secret_file.as_ref().and_then(|at| secret(at, "fleet.secret_file", MIN_SECRET_BYTES, problems));
     let advertise = match (draft.advertise, &draft.listen) {
         (Some(advertise), _) => Some(advertise),
@@ -119,6 +121,17 @@ fn check_fleet(draft: FleetDraft, problems: &mut Problems) -> Option<Fleet> {
         }
         (None, _) => None,
     };
+    if let (Some(join), Some(_)) = (&draft.join, &draft.founders) {
+        problems.report(&join.source, "fleet.join", "stands beside fleet.founders: a node founds a fleet or joins one");
+    }
+    if let (Some(at), None) = (&draft.join_token_file, &draft.join) {
+        problems.report(&at.source, "fleet.join_token_file", "is for a node that joins: give fleet.join");
+    }
+    if let (Some(join), Some(own)) = (&draft.join, &advertise)
+        && let Some(found) = join.value.iter().find(|other| other.value == own.value)
+    {
+        problems.report(&found.source, "fleet.join", format!("{} is this node itself", own.value));
+    }
     if let Some(founders) = &draft.founders {
         for (index, founder) in founders.value.iter().enumerate() {
             if founders.value[..index].iter().any(|other| other.value == founder.value) {
@@ -135,7 +148,11 @@ fn check_fleet(draft: FleetDraft, problems: &mut Problems) -> Option<Fleet> {
     Some(Fleet {
         listen: draft.listen?.value,
         advertise: advertise?.value,
-        founders: draft.founders?.value.into_iter().map(|founder| founder.value).collect(),
+        founders: draft.join.or(draft.founders)?.value.into_iter().map(|founder| founder.value).collect(),
+        join_token: match join_token {
+            Some(token) => Some(token?),
+            None => None,
+        },
         secret: secret?,
     })
 }

@@ -45,6 +45,9 @@ pub(super) struct FleetDraft {
     pub(super) advertise: Option<Located<Address>>,
     pub(super) advertise_given: bool,
     pub(super) founders: Option<Located<Vec<Located<Address>>>>,
+    /// Instead of founders.
+    pub(super) join: Option<Located<Vec<Located<Address>>>>,
+    pub(super) join_token_file: Option<Located<PathBuf>>,
     pub(super) secret_file: Option<Located<PathBuf>>,
 }
 
@@ -126,18 +129,24 @@ fn node(section: Section<'_>, layers: &Layers<'_>) -> NodeDraft {
 }
 
 fn fleet(section: Section<'_>) -> Option<FleetDraft> {
-    if !section.is_present(&["listen", "advertise", "founders", "secret_file"]) {
+    if !section.is_present(&["listen", "advertise", "founders", "join", "join_token_file", "secret_file"]) {
         return None;
     }
     let advertise = section.scalar("advertise");
     let founders = section.list("founders");
+    let join = section.list("join");
     let secret_file = section.scalar("secret_file");
     let fleet = FleetDraft {
         source: section.source.clone(),
         listen: section.scalar("listen").or(SocketAddr::from(([0, 0, 0, 0], 7946))),
         advertise_given: !matches!(advertise, Found::Absent),
         advertise: advertise.value(),
-        founders: section.required("founders", founders),
+        founders: match join {
+            Found::Absent => section.required("founders", founders),
+            _ => founders.value(),
+        },
+        join: join.value(),
+        join_token_file: section.scalar("join_token_file").value(),
         secret_file: section.required("secret_file", secret_file),
     };
     section.finish();

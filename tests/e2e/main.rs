@@ -9,5 +9,6 @@ mod drains;
 mod elixir;
 mod fleet;
 mod health;
+mod membership;
 mod sessions;
 mod support;

@@ -100,13 +100,15 @@ impl Problem {
             Rejection::UnknownPool { .. }
             | Rejection::UnknownEndpoint { .. }
             | Rejection::UnknownRoute { .. }
-            | Rejection::UnknownDrain { .. } => StatusCode::NOT_FOUND,
+            | Rejection::UnknownDrain { .. }
+            | Rejection::UnknownJoinToken {} => StatusCode::NOT_FOUND,
             Rejection::LimitReached { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Rejection::PoolInUse { .. }
             | Rejection::DuplicateRoute { .. }
             | Rejection::DuplicateAddress { .. }
             | Rejection::NotActive { .. }
             | Rejection::NotDraining { .. }
+            | Rejection::NodeGone { .. }
             | Rejection::Unreadable { .. }
             | Rejection::InBatch { .. } => StatusCode::CONFLICT,
         };

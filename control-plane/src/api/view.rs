@@ -128,6 +128,8 @@ pub(crate) struct Node {
     /// `leader`, `follower`, `candidate`, `learner`, `founding` (it waits for the other founders) or
     /// `outsider` (it waits to be added, or was removed).
     pub(crate) role: &'static str,
+    /// `voter`, `learner` or `gone`: what an operator wants of it, which the leader brings about.
+    pub(crate) wanted: Option<&'static str>,
     /// Heard of in the last three seconds.
     pub(crate) reachable: bool,
     /// That its requests are routed by; none before its first table or when it is not reachable.

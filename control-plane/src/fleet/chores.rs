@@ -1,5 +1,5 @@
 //! What the leader does of its own accord: the first configuration, the cookie key, the ends of
-//! drains, verdicts on endpoints.
+//! drains, verdicts on endpoints, members.
 //!
 //! [`next`] decides, without I/O, from what is known now; [`Chores::run`] proposes what it says.
 //! Every chore is found again from the state alone, so a new leader goes on where the old one
@@ -19,9 +19,10 @@ use tokio::time::MissedTickBehavior;
 use super::clock;
 use super::consensus::Consensus;
 use super::leave::{Leave, LeaveState};
+use super::members::{self, Step};
 use super::roster::{self, Member, Roster};
 use crate::publish::Published;
-use crate::raft::Role;
+use crate::raft::{Role, Status};
 
 /// How often the leader looks. A drain ends at most this much later than it could; looking costs a
 /// walk over the drains that are under way.
@@ -50,6 +51,8 @@ pub(crate) enum Chore {
     NameObservers(Command),
     /// Most observers of an endpoint say so.
     Judge(Command),
+    /// A node has shown a token.
+    LetIn(Command),
 }
 
 /// What a leader remembers of its own time: lost with it, and rebuilt by the next one.
@@ -169,9 +172,31 @@ impl Chores {
                 }
             }
             let state = self.published.state();
+            self.look_after_members(&state, &raft, &members, &mut memory).await;
             for chore in next(&state, &members, !self.initial.is_empty(), &mut memory, clock::now_ms()) {
                 self.propose(chore, &mut memory).await;
             }
+        }
+    }
+
+    /// Lets in who shows a good token, and takes the next step towards the members that operators want.
+    async fn look_after_members(&self, state: &State, raft: &Status, members: &[Member], memory: &mut Memory) {
+        for command in members::joining(state, &raft.membership, &self.consensus.peers(), clock::now_ms()) {
+            self.propose(Chore::LetIn(command), memory).await;
+        }
+        match members::next(state, raft, members) {
+            Step::Nothing => {}
+            Step::HandOver(to) if memory.may_hand_over(Instant::now()) => {
+                tracing::info!(%to, "this node shall not vote any more and hands its leadership over");
+                memory.handed_over = Some(Instant::now());
+                self.consensus.hand_over(to);
+            }
+            Step::HandOver(_) => {}
+            Step::Change(changes) => match self.consensus.change_membership(changes.clone()).await {
+                Ok(()) => tracing::info!(?changes, "the leader changed the membership"),
+                // What is still wanted then is found at the next look.
+                Err(error) => tracing::info!(?changes, %error, "the membership was not changed yet"),
+            },
         }
     }
 
@@ -185,9 +210,10 @@ impl Chores {
                 (Command::PutCookieKey { key }, Some(FIRST_COOKIE_KEY))
             }
             Chore::PromoteKey(key) => (Command::PutCookieKey { key: key.clone() }, None),
-            Chore::FinishDrain(command) | Chore::NameObservers(command) | Chore::Judge(command) => {
-                (command.clone(), None)
-            }
+            Chore::FinishDrain(command)
+            | Chore::NameObservers(command)
+            | Chore::Judge(command)
+            | Chore::LetIn(command) => (command.clone(), None),
         };
         let key = key.map(|key| IdempotencyKey::try_from(key.to_owned()).expect("the keys above are printable ASCII"));
         let command_told = command.clone();
@@ -220,6 +246,7 @@ impl Chore {
             Chore::FinishDrain(_) => "end a drain",
             Chore::NameObservers(_) => "name who looks after endpoints",
             Chore::Judge(_) => "judge an endpoint",
+            Chore::LetIn(_) => "let a node in",
         }
     }
 }

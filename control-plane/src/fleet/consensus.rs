@@ -12,7 +12,7 @@ use tidelock_core::state::Outcome;
 use tokio::sync::watch;
 
 use super::clock;
-use crate::raft::{self, Peer, ReadError, Status};
+use crate::raft::{self, Change, MembershipError, Peer, ReadError, Status};
 
 #[cfg(test)]
 pub(crate) mod local;
@@ -129,6 +129,15 @@ impl Consensus {
             Consensus::Raft(raft) => raft.broadcast_report(bulletin),
             #[cfg(test)]
             Consensus::Local(local) => local.broadcast(bulletin),
+        }
+    }
+
+    /// Changes who votes and who learns; on the leader only.
+    pub(crate) async fn change_membership(&self, changes: Vec<Change>) -> Result<(), MembershipError> {
+        match self {
+            Consensus::Raft(raft) => raft.change_membership(changes, ANSWER_TIMEOUT).await.map(|_| ()),
+            #[cfg(test)]
+            Consensus::Local(_) => Ok(()),
         }
     }
 

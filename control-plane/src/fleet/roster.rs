@@ -167,7 +167,16 @@ mod tests {
 
     fn peer(id: u64, name: &str, address: &str) -> Peer {
         let (name, address) = (name.to_owned(), address.to_owned());
-        Peer { id, name, address, admin: String::new(), version: String::new(), last_seen: None, connected: false }
+        Peer {
+            id,
+            name,
+            address,
+            admin: String::new(),
+            version: String::new(),
+            last_seen: None,
+            connected: false,
+            join_token: None,
+        }
     }
 
     #[test]

@@ -99,6 +99,7 @@ mod tests {
             initialised,
             founders: founders.map(<[u64]>::to_vec),
             known: vec![],
+            join_token: None,
         }
     }
 

@@ -17,6 +17,7 @@ use raft::prelude::{Entry, EntryType, Message, MessageType};
 use raft::{LightReady, RawNode, Ready, SnapshotStatus, StateRole};
 
 pub use self::config::Config;
+pub(crate) use self::operations::unframe;
 use super::StateMachine;
 use super::exchange::{
     Answer, Applied, ForwardOutcome, Input, MembershipError, Outbox, Outgoing, ProposeError, ReadError, Token,

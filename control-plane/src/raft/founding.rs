@@ -170,6 +170,7 @@ fn connect<A: Send + 'static>(
         initialised: loaded.is_initialised(),
         founders: loaded.founders.clone(),
         known: loaded.addresses.clone(),
+        join_token: fleet.join_token,
     };
     let handler = handler(loaded.node, inbox, reports);
     Ok(Transport::start(fleet.listener, identity, hello, &fleet.founders, handler))

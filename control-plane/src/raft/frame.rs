@@ -54,6 +54,8 @@ pub(crate) struct Hello {
     pub(crate) founders: Option<Vec<u64>>,
     /// Addresses of the fleet's members, so that two nodes without a common list find each other.
     pub(crate) known: Vec<(u64, String)>,
+    /// The token by which it asks to be let in.
+    pub(crate) join_token: Option<String>,
 }
 
 impl PeerMessage {

@@ -20,6 +20,14 @@ pub struct Peer {
     pub last_seen: Option<Duration>,
     /// Whether a connection to it is open, so that messages can be sent.
     pub connected: bool,
+    /// The SHA-256 of the join token that it shows, in hexadecimal.
+    pub join_token: Option<String>,
+}
+
+/// In hexadecimal.
+pub(crate) fn sha256(text: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[derive(Default)]
@@ -32,6 +40,7 @@ struct Entry {
     version: String,
     last_seen: Option<Instant>,
     connected: bool,
+    join_token: Option<String>,
 }
 
 impl AddressBook {
@@ -48,6 +57,7 @@ impl AddressBook {
                 version: hello.version.clone(),
                 last_seen: Some(Instant::now()),
                 connected,
+                join_token: hello.join_token.as_deref().map(sha256),
             },
         );
     }
@@ -61,6 +71,7 @@ impl AddressBook {
             version: String::new(),
             last_seen: None,
             connected: false,
+            join_token: None,
         });
     }
 
@@ -91,6 +102,7 @@ impl AddressBook {
                 version: entry.version.clone(),
                 last_seen: entry.last_seen.map(|seen| seen.elapsed()),
                 connected: entry.connected,
+                join_token: entry.join_token.clone(),
             })
             .collect()
     }

@@ -99,6 +99,7 @@ fn fleet(listener: TcpListener, address: &str, founders: &[String]) -> Fleet {
         advertise: address.to_owned(),
         founders: founders.to_vec(),
         secret: SECRET.to_vec(),
+        join_token: None,
         name: format!("at {address}"),
         admin: "http://admin".into(),
         version: "1".into(),

@@ -241,3 +241,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_removed_node_does_not_come_back_and_a_token_is_good_once() {
+    let mut fleet = Fleet::new();
+    fleet.applied(Command::SetMember { node: NodeId(7), wanted: Wanted::Voter });
+    fleet.applied(Command::SetMember { node: NodeId(7), wanted: Wanted::Gone });
+    let back = fleet.rejected(Command::SetMember { node: NodeId(7), wanted: Wanted::Learner });
+    assert_eq!(back, Rejection::NodeGone { node: NodeId(7) });
+    // A time of the test's clock is 1,000 times the epoch.
+    let token = |sha256: &str, expires_ms| JoinToken { sha256: sha256.into(), wanted: Wanted::Learner, expires_ms };
+    fleet.applied(Command::PutJoinToken { token: token("aa", 1_000_000) });
+    fleet.applied(Command::PutJoinToken { token: token("bb", 6_500) });
+    let used = |sha256: &str, node| Command::UseJoinToken { sha256: sha256.into(), node: NodeId(node) };
+    assert_eq!(fleet.rejected(used("bb", 8)), Rejection::UnknownJoinToken {}, "it is too old");
+    assert_eq!(fleet.rejected(used("cc", 8)), Rejection::UnknownJoinToken {});
+    assert_eq!(fleet.rejected(used("aa", 7)), Rejection::NodeGone { node: NodeId(7) }, "and is not used up by that");
+    fleet.applied(used("aa", 8));
+    assert_eq!(fleet.state.members[&NodeId(8)], Wanted::Learner);
+    assert_eq!(fleet.rejected(used("aa", 9)), Rejection::UnknownJoinToken {}, "once");
+}

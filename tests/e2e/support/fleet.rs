@@ -19,6 +19,7 @@ pub(crate) struct Fleet {
 pub(crate) struct Node {
     pub(crate) name: String,
     pub(crate) http: SocketAddr,
+    peer: SocketAddr,
     pub(crate) api: Api,
     /// None while it is down.
     pub(crate) process: Option<Process>,
@@ -110,7 +111,43 @@ address = "{http}"
         let config = folder.join(format!("{name}.toml"));
         std::fs::write(&config, toml).expect("the configuration is written");
         let log = folder.join(format!("{name}.log"));
-        Node { name, http, api: Api(admin), process: None, config, log }
+        Node { name, http, peer, api: Api(admin), process: None, config, log }
+    }
+
+    /// Starts one more node, which knows the others and shows `token` if it has one.
+    pub(crate) fn join(&mut self, token: Option<&str>) {
+        let i = self.nodes.len();
+        let peers: Vec<SocketAddr> = self.nodes.iter().map(|node| node.peer).collect();
+        let mut node = self.configure(i, local(free_port()), &peers);
+        let toml = std::fs::read_to_string(&node.config).expect("it was written");
+        let mut toml = toml.replace("founders = [", "join = [");
+        if let Some(token) = token {
+            let file = self.folder.path().join(format!("{}.token", node.name));
+            std::fs::write(&file, token).expect("the token is written");
+            let file = format!("join_token_file = {:?}\nsecret_file", file.display().to_string());
+            toml = toml.replace("secret_file", &file);
+        }
+        std::fs::write(&node.config, toml).expect("the configuration is written");
+        node.start();
+        self.nodes.push(node);
+    }
+
+    /// What `tidelock recover` says about the node's data directory.
+    pub(crate) async fn recover(&self, i: usize, confirm: Option<&str>) -> String {
+        let data = self.folder.path().join(&self.nodes[i].name);
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidelock"));
+        command.arg("recover").arg("--data-dir").arg(data);
+        if let Some(id) = confirm {
+            command.args(["--confirm", id]);
+        }
+        let output = command.output().expect("the binary runs");
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    }
+
+    /// Empties the data directory of a node that is down: it comes back as a stranger.
+    pub(crate) fn wipe(&self, i: usize) {
+        assert!(self.nodes[i].process.is_none(), "it runs");
+        std::fs::remove_dir_all(self.folder.path().join(&self.nodes[i].name)).expect("it had a data directory");
     }
 
     pub(crate) async fn add_endpoint(&mut self, name: &str) {
@@ -180,6 +217,11 @@ impl Node {
         if let Some(mut process) = self.process.take() {
             process.kill();
         }
+    }
+
+    /// Its admin API answers, whatever it says.
+    pub(crate) async fn until_ready_or_not(&self) {
+        eventually("an answer", READY, async || self.api.send(http::Method::GET, "/livez", None).await.ok()).await;
     }
 
     pub(crate) async fn until_ready(&self) {

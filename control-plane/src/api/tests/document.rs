@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// The operations of the contract.
-const OPERATIONS: [&str; 22] = [
+const OPERATIONS: [&str; 26] = [
     "get /v1/pools",
     "get /v1/pools/{pool}",
     "put /v1/pools/{pool}",
@@ -19,6 +19,10 @@ const OPERATIONS: [&str; 22] = [
     "get /v1/drains",
     "get /v1/drains/{drain}",
     "get /v1/nodes",
+    "put /v1/nodes/{node}",
+    "delete /v1/nodes/{node}",
+    "post /v1/nodes/{node}/lead",
+    "post /v1/join-tokens",
     "post /v1/nodes/self/leave",
     "get /v1/status",
     "get /v1/events",

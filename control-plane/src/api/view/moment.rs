@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tidelock_core::drain::{self, NodeProgress};
 use tidelock_core::health;
-use tidelock_core::id::{DrainId, Epoch, Name};
+use tidelock_core::id::{DrainId, Epoch, Name, NodeId};
 use tidelock_core::report::{Counts, Observed};
 use tidelock_core::state::{self, DrainState, State};
 
 use super::{Drain, DrainNode, Endpoint, EndpointHealth, EndpointObserver, Node, NodeCounts, Pool, Route, Status};
 use crate::fleet::roster::{self, Member};
-use crate::raft::{self, Role};
+use crate::raft::{self, Peer, Role};
 
 /// What this node knows at one moment.
 pub(crate) struct Moment {
@@ -18,6 +18,8 @@ pub(crate) struct Moment {
     pub(crate) state: Arc<State>,
     pub(crate) raft: raft::Status,
     pub(crate) members: Vec<Member>,
+    /// Nodes heard of, members and others.
+    pub(crate) peers: Vec<Peer>,
 }
 
 impl Moment {
@@ -56,7 +58,31 @@ impl Moment {
     }
 
     pub(crate) fn nodes(&self) -> Vec<Node> {
-        self.members.iter().map(node_view).collect()
+        let members = self.members.iter().map(|member| self.node_view(member));
+        members.chain(self.strangers().map(stranger_view)).collect()
+    }
+
+    /// Nodes that hold the fleet's secret, are connected, and are no members: they wait to be added.
+    fn strangers(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.iter().filter(|peer| peer.connected && !self.members.iter().any(|m| m.id.0 == peer.id))
+    }
+
+    /// A node by its id, or by its name where only one has it.
+    pub(crate) fn node(&self, text: &str) -> Result<NodeId, String> {
+        if let Ok(id) = text.parse() {
+            return Ok(id);
+        }
+        let members = self.members.iter().filter(|member| member.label == text).map(|member| member.id);
+        let strangers = self.strangers().filter(|peer| peer.name == text).map(|peer| NodeId(peer.id));
+        let found: Vec<NodeId> = members.chain(strangers).collect();
+        match &found[..] {
+            [id] => Ok(*id),
+            [] => Err(format!("There is no node {text}, neither in the fleet nor waiting to be added.")),
+            several => {
+                let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
+                Err(format!("Several nodes are called {text}: {}. Name one by its id.", ids.join(", ")))
+            }
+        }
     }
 
     pub(crate) fn drains(&self) -> Vec<Drain> {
@@ -165,20 +191,39 @@ impl Moment {
     }
 }
 
-fn node_view(member: &Member) -> Node {
-    let bulletin = member.bulletin.as_deref();
-    let age = member.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+impl Moment {
+    fn node_view(&self, member: &Member) -> Node {
+        let bulletin = member.bulletin.as_deref();
+        let age = member.age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX));
+        Node {
+            id: member.id.to_string(),
+            name: member.label.clone(),
+            role: role_name(member.role),
+            wanted: self.state.members.get(&member.id).map(|wanted| wanted.as_str()),
+            reachable: member.report().is_some(),
+            epoch: member.epoch(),
+            admin: bulletin.and_then(|bulletin| bulletin.admin.clone()),
+            local: member.local,
+            last_seen_ms: age,
+            version: bulletin.map(|bulletin| bulletin.report.version.clone()),
+            leaving: bulletin.is_some_and(|bulletin| bulletin.report.leaving),
+        }
+    }
+}
+
+fn stranger_view(peer: &Peer) -> Node {
     Node {
-        id: member.id.to_string(),
-        name: member.label.clone(),
-        role: role_name(member.role),
-        reachable: member.report().is_some(),
-        epoch: member.epoch(),
-        admin: bulletin.and_then(|bulletin| bulletin.admin.clone()),
-        local: member.local,
-        last_seen_ms: age,
-        version: bulletin.map(|bulletin| bulletin.report.version.clone()),
-        leaving: bulletin.is_some_and(|bulletin| bulletin.report.leaving),
+        id: NodeId(peer.id).to_string(),
+        name: if peer.name.is_empty() { peer.address.clone() } else { peer.name.clone() },
+        role: role_name(Role::Outsider),
+        wanted: None,
+        reachable: true,
+        epoch: None,
+        admin: Some(peer.admin.clone()).filter(|admin| !admin.is_empty()),
+        local: false,
+        last_seen_ms: peer.last_seen.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
+        version: Some(peer.version.clone()).filter(|version| !version.is_empty()),
+        leaving: false,
     }
 }
 

@@ -54,6 +54,7 @@ impl RealNode {
                 advertise: founders[at].clone(),
                 founders: founders.clone(),
                 secret: vec![7; raft::MIN_SECRET],
+                join_token: None,
             };
             let (reports, receiver) = watch::channel(NodeReport::default());
             let place = place(&config, &fleet, listener);

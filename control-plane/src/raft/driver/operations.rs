@@ -188,7 +188,7 @@ fn frame(id: u128, payload: &[u8]) -> Vec<u8> {
     [&id.to_be_bytes(), payload].concat()
 }
 
-pub(super) fn unframe(data: &[u8]) -> Option<(u128, &[u8])> {
+pub(crate) fn unframe(data: &[u8]) -> Option<(u128, &[u8])> {
     let (id, payload) = data.split_first_chunk::<16>()?;
     Some((u128::from_be_bytes(*id), payload))
 }

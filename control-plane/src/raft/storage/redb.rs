@@ -3,8 +3,8 @@
 //! Two-phase commit is on: a double crash can otherwise roll redb back to before a commit that was
 //! acknowledged (its changelog of 4.2.0). The file is locked by redb while it is open.
 
-use std::fs;
 use std::path::{Path, PathBuf};
+use std::{fmt, fs};
 
 use raft::prelude::{Entry, HardState, Snapshot};
 use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
@@ -27,6 +27,12 @@ pub struct RedbStore {
     database: Database,
     path: PathBuf,
     node: u64,
+}
+
+impl fmt::Debug for RedbStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedbStore({:016x} in {})", self.node, self.path.display())
+    }
 }
 
 impl RedbStore {

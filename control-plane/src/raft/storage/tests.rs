@@ -139,7 +139,7 @@ fn an_id_is_minted_once_for_a_directory() {
 fn a_second_process_is_told_that_the_file_is_in_use() {
     let directory = Directory::new();
     let _first = RedbStore::open(&directory.0, None).unwrap();
-    let error = RedbStore::open(&directory.0, None).err().expect("the file is locked");
+    let error = RedbStore::open(&directory.0, None).expect_err("the file is locked");
     assert!(matches!(error, StoreError::Locked(_)), "{error}");
 }
 
@@ -205,7 +205,7 @@ fn a_cut_record_is_refused() {
 fn a_newer_format_is_refused_by_its_number() {
     let directory = written();
     damage(&directory, |record| *record = seal(b"format", &9u32), "format");
-    let error = RedbStore::open(&directory.0, None).err().expect("the format is unknown");
+    let error = RedbStore::open(&directory.0, None).expect_err("the format is unknown");
     assert!(matches!(error, StoreError::Format { found: 9, .. }), "{error}");
 }
 

@@ -32,6 +32,7 @@ async fn end_at(id: u64, seeds: &[String], at: &str) -> End {
         initialised: false,
         founders: None,
         known: vec![],
+        join_token: None,
     };
     let (sender, events) = sync_channel(1_024);
     let handler: Handler = Arc::new(move |event| _ = sender.send(event));

@@ -1,0 +1,94 @@
+//! From what operators want of nodes to Raft's membership: which step is next. Pure; the leader's
+//! chores carry it out.
+//!
+//! No step may leave the fleet without a majority of voters that are heard of: better a node too many
+//! than a fleet that cannot decide. A node learns before it votes, and a leader that shall not vote
+//! hands over first.
+
+use std::collections::BTreeMap;
+
+use tidelock_core::command::Command;
+use tidelock_core::id::NodeId;
+use tidelock_core::member::Wanted;
+use tidelock_core::state::State;
+
+use super::roster::Member;
+use crate::raft::{Change, Membership, Peer, Status};
+
+/// A learner this many entries behind has caught up: what is left arrives within a round trip.
+const CAUGHT_UP: u64 = 100;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    Nothing,
+    /// This node leads and shall not vote: that one leads next.
+    HandOver(NodeId),
+    /// More than one change goes through joint consensus.
+    Change(Vec<Change>),
+}
+
+pub(super) fn next(state: &State, raft: &Status, members: &[Member]) -> Step {
+    let membership = &raft.membership;
+    if membership.is_joint() {
+        return Step::Nothing;
+    }
+    let is_heard = |id: u64| id == raft.id || members.iter().any(|m| m.id.0 == id && m.report().is_some());
+    let has_caught_up =
+        |id: u64| is_heard(id) && raft.matched.get(&id).is_some_and(|matched| matched + CAUGHT_UP >= raft.commit);
+    let mut voters = membership.voters.clone();
+    let mut changes = Vec::new();
+    let mut hand_over = false;
+    for (node, wanted) in &state.members {
+        let id = node.0;
+        let (votes, learns) = (voters.contains(&id), membership.learners.contains(&id));
+        let change = match wanted {
+            Wanted::Voter if votes => continue,
+            Wanted::Voter if learns && has_caught_up(id) => Change::AddVoter(id),
+            Wanted::Voter | Wanted::Learner if learns => continue,
+            Wanted::Voter | Wanted::Learner => Change::AddLearner(id),
+            Wanted::Gone if votes || learns => Change::Remove(id),
+            Wanted::Gone => continue,
+        };
+        let mut after = voters.clone();
+        match change {
+            Change::AddVoter(id) => after.push(id),
+            Change::AddLearner(id) | Change::Remove(id) => after.retain(|voter| *voter != id),
+        }
+        if after != voters {
+            let heard = after.iter().filter(|voter| is_heard(**voter)).count();
+            if heard * 2 <= after.len() {
+                continue;
+            }
+            if id == raft.id {
+                hand_over = true;
+                continue;
+            }
+        }
+        voters = after;
+        changes.push(change);
+    }
+    if !changes.is_empty() {
+        return Step::Change(changes);
+    }
+    let successor = voters.iter().find(|voter| **voter != raft.id && is_heard(**voter));
+    match successor {
+        Some(successor) if hand_over => Step::HandOver(NodeId(*successor)),
+        _ => Step::Nothing,
+    }
+}
+
+/// Nodes that show a token that is good.
+pub(super) fn joining(state: &State, membership: &Membership, peers: &[Peer], now_ms: u64) -> Vec<Command> {
+    let applicants = peers.iter().filter(|peer| !membership.contains(peer.id)).filter_map(|peer| {
+        let sha256 = peer.join_token.clone()?;
+        let node = NodeId(peer.id);
+        let is_good = state.join_tokens.iter().any(|token| token.sha256 == sha256 && token.expires_ms > now_ms);
+        (is_good && !state.members.contains_key(&node)).then_some((sha256, node))
+    });
+    // One node for each token, whoever was first.
+    let by_token: BTreeMap<String, NodeId> = applicants.collect();
+    by_token.into_iter().map(|(sha256, node)| Command::UseJoinToken { sha256, node }).collect()
+}
+
+#[cfg(test)]
+mod tests;
