@@ -16,6 +16,10 @@ use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
 /// The version of the encoding, the first byte of each entry.
 pub const VERSION: u8 = 1;
 
+/// How much of the log's language this build knows. It grows with each release that adds commands, or
+/// fields to specs: nodes of the release before cannot read those.
+pub const LEVEL: u32 = 2;
+
 /// A command with what the proposer knew: who, when, and under which key it may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -111,6 +115,10 @@ pub enum Command {
     SetObservers {
         nodes: Vec<NodeId>,
     },
+    /// The leader's own: every member knows the log's language up to here.
+    SetLevel {
+        level: u32,
+    },
     /// What a node of the fleet shall be.
     SetMember {
         node: NodeId,
@@ -128,6 +136,25 @@ pub enum Command {
     Batch {
         commands: Vec<Command>,
     },
+}
+
+impl Command {
+    /// The level that a node needs to read it. It can be given before the fleet has that level, and is
+    /// rejected then: by nodes of this build since it is too early, by older ones since they cannot
+    /// read it, so that both have the same state.
+    pub fn level(&self) -> u32 {
+        match self {
+            Command::PutPool { spec, .. } => spec.level(),
+            Command::SetHealth { .. }
+            | Command::SetObservers { .. }
+            | Command::SetMember { .. }
+            | Command::PutJoinToken { .. }
+            | Command::UseJoinToken { .. } => 2,
+            Command::Batch { commands } => commands.iter().map(Command::level).max().unwrap_or(1),
+            // SetLevel too: it is proposed when every member can read it.
+            _ => 1,
+        }
+    }
 }
 
 /// What goes on while an endpoint drains.
@@ -222,6 +249,7 @@ mod tests {
             Command::SetObservers { nodes: vec![NodeId(0xab)] },
             r#"{"op":"set-observers","nodes":["00000000000000ab"]}"#,
         );
+        golden(Command::SetLevel { level: 2 }, r#"{"op":"set-level","level":2}"#);
         golden(
             Command::SetMember { node: NodeId(0xab), wanted: Wanted::Gone },
             r#"{"op":"set-member","node":"00000000000000ab","wanted":"gone"}"#,

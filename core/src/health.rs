@@ -220,6 +220,7 @@ mod tests {
     impl Fleet {
         fn new(nodes: u64) -> Fleet {
             let mut fleet = Fleet { state: State::default(), reports: Vec::new(), now_ms: 1_000_000 };
+            fleet.apply(Command::SetLevel { level: crate::command::LEVEL });
             let spec = serde_json::json!({"health": {"check": {"kind": "tcp"}}});
             fleet.apply(Command::PutPool { name: name("app"), spec: serde_json::from_value(spec).unwrap() });
             let spec = serde_json::from_value(serde_json::json!({"address": "a:1"})).unwrap();

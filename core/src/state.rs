@@ -39,6 +39,9 @@ pub struct State {
     pub cookie_keys: Vec<CookieKey>,
     #[serde(default)]
     pub observers: Observers,
+    /// What every member can read of the log's language; 0 is 1.
+    #[serde(default)]
+    level: u32,
     /// What operators want of nodes.
     #[serde(default)]
     pub members: BTreeMap<NodeId, Wanted>,
@@ -162,6 +165,11 @@ pub enum Rejection {
     NotDraining { pool: Name, endpoint: Name },
     #[error("the drain {drain} is not under way")]
     UnknownDrain { drain: DrainId },
+    #[error(
+        "this needs level {needed} of the fleet's language, and the fleet has {level}: not every node has been upgraded, or \
+         heard of since. tidelock node list shows their versions"
+    )]
+    FleetTooOld { needed: u32, level: u32 },
     #[error("node {node} was removed, and its id is not used again: wipe its data directory, then it is another node")]
     NodeGone { node: NodeId },
     #[error("there is no such join token: it is wrong, used, or too old")]
@@ -178,6 +186,10 @@ impl State {
     /// Applies the entry at `epoch`. A rejected command changes nothing but the epoch.
     pub fn apply(&mut self, epoch: Epoch, proposal: &Proposal) -> Outcome {
         self.epoch = Some(epoch);
+        if let Err(reason) = self.check_level(&proposal.command) {
+            // Not remembered under its key: older nodes cannot read the key either.
+            return Outcome::Rejected { reason };
+        }
         if let Some(key) = &proposal.key
             && let Some((_, outcome)) = self.answered.iter().find(|(known, _)| known == key)
         {
@@ -198,9 +210,20 @@ impl State {
 
     /// What applying `command` now would come to, without doing it.
     pub fn check(&self, now_ms: u64, command: &Command) -> Result<(), Rejection> {
+        self.check_level(command)?;
         let mut copy = self.clone();
         let epoch = Epoch(self.epoch.map_or(0, |e| e.0) + 1);
         copy.try_apply(epoch, now_ms, command).map(|_| ())
+    }
+
+    /// What every member of the fleet can read.
+    pub fn level(&self) -> u32 {
+        self.level.max(1)
+    }
+
+    fn check_level(&self, command: &Command) -> Result<(), Rejection> {
+        let (needed, level) = (command.level(), self.level());
+        if needed > level { Err(Rejection::FleetTooOld { needed, level }) } else { Ok(()) }
     }
 
     fn try_apply(&mut self, epoch: Epoch, now_ms: u64, command: &Command) -> Result<Option<DrainId>, Rejection> {
@@ -276,6 +299,10 @@ impl State {
             }
             Command::SetObservers { nodes } => {
                 self.observers = Observers { nodes: nodes.clone(), since: Some(epoch) };
+                Ok(None)
+            }
+            Command::SetLevel { level } => {
+                self.level = self.level.max(*level);
                 Ok(None)
             }
             Command::SetMember { node, wanted } => self.set_member(*node, *wanted).map(|()| None),

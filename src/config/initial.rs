@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use tidelock_core::command::{Command, Proposal};
+use tidelock_core::command::{Command, LEVEL, Proposal};
 use tidelock_core::id::{Epoch, Name};
 use tidelock_core::spec::{Authorities, EndpointLimits, EndpointSpec, EndpointTls, PoolSpec, RouteSpec, Timeouts};
 use tidelock_core::state::{Outcome, State};
@@ -153,6 +153,9 @@ fn given<T>(found: Found<T>) -> Option<T> {
 /// Applies the commands to an empty state, one after the other, and reports those that fail.
 pub(super) fn check(draft: InitialDraft, problems: &mut Problems) -> Initial {
     let mut state = State::default();
+    // As it will be when the first leader proposes them.
+    let command = Command::SetLevel { level: LEVEL };
+    state.apply(Epoch(1), &Proposal { at_ms: 0, key: None, command });
     let mut commands = Vec::new();
     for (index, Placed { source, key, command }) in draft.commands.into_iter().enumerate() {
         if let Some(what) = repeats(&state, &command) {
@@ -160,7 +163,7 @@ pub(super) fn check(draft: InitialDraft, problems: &mut Problems) -> Initial {
             continue;
         }
         let proposal = Proposal { at_ms: 0, key: None, command };
-        match state.apply(Epoch(index as u64 + 1), &proposal) {
+        match state.apply(Epoch(index as u64 + 2), &proposal) {
             Outcome::Applied { .. } => commands.push(proposal.command),
             Outcome::Rejected { reason } => problems.report(&source, key, reason.to_string()),
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tidelock_balancer::{Balancer, Config, Limits, ListenAddress, ListenerConfig, Timeouts};
 use tidelock_core::affinity::{CookieKey, KeySecret};
-use tidelock_core::command::{Command, DrainMode, Proposal};
+use tidelock_core::command::{Command, DrainMode, LEVEL, Proposal};
 use tidelock_core::id::{EndpointId, Epoch, Name, NodeId};
 use tidelock_core::report::{Counts, NodeReport};
 use tidelock_core::spec::{PoolSpec, Protocol, RouteSpec};
@@ -77,6 +77,7 @@ impl Fleet {
         let (tables, seen) = watch::channel(Arc::new(Table::empty()));
         let balancer = Balancer::start(config, seen).expect("port zero is free");
         let fleet = Fleet { balancer, state: RefCell::default(), epoch: Cell::new(1), tables };
+        fleet.apply(Command::SetLevel { level: LEVEL });
         let secret = KeySecret([7; 32]);
         fleet.apply(Command::PutCookieKey { key: CookieKey { id: 1, secret, promoted: true } });
         fleet

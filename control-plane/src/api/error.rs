@@ -109,6 +109,7 @@ impl Problem {
             | Rejection::NotActive { .. }
             | Rejection::NotDraining { .. }
             | Rejection::NodeGone { .. }
+            | Rejection::FleetTooOld { .. }
             | Rejection::Unreadable { .. }
             | Rejection::InBatch { .. } => StatusCode::CONFLICT,
         };

@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use tidelock_core::affinity::{CookieKey, KeySecret};
-use tidelock_core::command::{Command, IdempotencyKey};
+use tidelock_core::command::{Command, IdempotencyKey, LEVEL};
 use tidelock_core::drain;
 use tidelock_core::health;
 use tidelock_core::id::{Epoch, NodeId};
@@ -53,6 +53,8 @@ pub(crate) enum Chore {
     Judge(Command),
     /// A node has shown a token.
     LetIn(Command),
+    /// Every member knows this much of the log's language.
+    RaiseLevel(u32),
 }
 
 /// What a leader remembers of its own time: lost with it, and rebuilt by the next one.
@@ -100,23 +102,29 @@ fn successor(members: &[Member]) -> Option<NodeId> {
     members.iter().filter(|member| !member.local && member.role == Role::Follower).find(stays).map(|member| member.id)
 }
 
-/// The chores that are due. A fleet without a cookie key is a new one: only then is the initial
+/// The chores that are due. `initial` is the level of the node's own configuration, if it has one. A fleet without a cookie key is a new one: only then is the initial
 /// configuration proposed, so that what an operator deletes later does not come back.
 pub(crate) fn next(
     state: &State,
     members: &[Member],
-    has_initial: bool,
+    initial: Option<u32>,
     memory: &mut Memory,
     now_ms: u64,
 ) -> Vec<Chore> {
     let mut chores = Vec::new();
+    let known = members.iter().map(Member::level).min().flatten().unwrap_or(1).min(LEVEL);
+    if known > state.level() {
+        chores.push(Chore::RaiseLevel(known));
+    }
     match state.cookie_keys.last() {
         None => {
             let empty = state.pools.is_empty() && state.routes.is_empty();
-            if has_initial && empty && !memory.initial_refused {
-                chores.push(Chore::Initial);
+            let needed = initial.filter(|_| empty && !memory.initial_refused);
+            // The key ends the beginning, so it waits for the configuration.
+            if needed.is_none_or(|needed| needed <= state.level()) {
+                chores.extend(needed.map(|_| Chore::Initial));
+                chores.push(Chore::MakeKey);
             }
-            chores.push(Chore::MakeKey);
         }
         Some(key) if !key.promoted => {
             let now = state.epoch.unwrap_or(Epoch(0));
@@ -154,6 +162,7 @@ impl Chores {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut memory = Memory::default();
+        let initial = self.initial.iter().map(Command::level).max();
         loop {
             ticks.tick().await;
             let raft = self.consensus.status();
@@ -173,7 +182,7 @@ impl Chores {
             }
             let state = self.published.state();
             self.look_after_members(&state, &raft, &members, &mut memory).await;
-            for chore in next(&state, &members, !self.initial.is_empty(), &mut memory, clock::now_ms()) {
+            for chore in next(&state, &members, initial, &mut memory, clock::now_ms()) {
                 self.propose(chore, &mut memory).await;
             }
         }
@@ -209,6 +218,7 @@ impl Chores {
                 let key = CookieKey { id: 1, secret: KeySecret(rand::random()), promoted: true };
                 (Command::PutCookieKey { key }, Some(FIRST_COOKIE_KEY))
             }
+            Chore::RaiseLevel(level) => (Command::SetLevel { level: *level }, None),
             Chore::PromoteKey(key) => (Command::PutCookieKey { key: key.clone() }, None),
             Chore::FinishDrain(command)
             | Chore::NameObservers(command)
@@ -247,6 +257,7 @@ impl Chore {
             Chore::NameObservers(_) => "name who looks after endpoints",
             Chore::Judge(_) => "judge an endpoint",
             Chore::LetIn(_) => "let a node in",
+            Chore::RaiseLevel(_) => "raise the level of the log's language",
         }
     }
 }

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tidelock_core::command::LEVEL;
 use tidelock_core::id::{Name, NodeId};
 use tidelock_core::report::NodeReport;
 use tokio::sync::{mpsc, watch};
@@ -69,7 +70,8 @@ impl Exchange {
         let mut report = self.reports.borrow_and_update().clone();
         // The node has been asked before its data plane knows.
         report.leaving |= self.leave.state() != LeaveState::Serving;
-        let bulletin = Bulletin { name: self.name.clone(), admin: self.admin.clone(), report };
+        let (name, admin) = (self.name.clone(), self.admin.clone());
+        let bulletin = Bulletin { name, admin, level: LEVEL, report };
         self.consensus.broadcast(bulletin.encode());
         self.note(NodeId(self.consensus.status().id), bulletin);
     }

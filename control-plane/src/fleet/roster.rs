@@ -31,7 +31,15 @@ pub(crate) struct Bulletin {
     /// Where its Admin API is, for people.
     #[serde(default)]
     pub(crate) admin: Option<String>,
+    /// How much of the log's language it knows.
+    #[serde(default = "first_level")]
+    pub(crate) level: u32,
     pub(crate) report: NodeReport,
+}
+
+/// Of nodes that say nothing about it.
+fn first_level() -> u32 {
+    1
 }
 
 impl Bulletin {
@@ -75,6 +83,12 @@ impl Member {
     pub(crate) fn report(&self) -> Option<&NodeReport> {
         let fresh = self.age.is_some_and(|age| age <= FRESH);
         self.bulletin.as_ref().filter(|_| fresh).map(|bulletin| &bulletin.report)
+    }
+
+    /// How much of the log's language it knows, as far as it is heard of.
+    pub(crate) fn level(&self) -> Option<u32> {
+        self.report()?;
+        self.bulletin.as_ref().map(|bulletin| bulletin.level)
     }
 
     pub(crate) fn epoch(&self) -> Option<Epoch> {
@@ -157,7 +171,7 @@ mod tests {
     use crate::raft::Membership;
 
     fn bulletin(name: &str) -> Arc<Bulletin> {
-        Arc::new(Bulletin { name: name.parse().unwrap(), admin: None, report: NodeReport::default() })
+        Arc::new(Bulletin { name: name.parse().unwrap(), admin: None, level: 1, report: NodeReport::default() })
     }
 
     fn raft(voters: &[u64], learners: &[u64]) -> Status {

@@ -40,6 +40,7 @@ fn name(text: &str) -> Name {
 
 fn fleet(endpoints: usize, affinity: serde_json::Value) -> State {
     let mut state = State::default();
+    apply(&mut state, Command::SetLevel { level: crate::command::LEVEL });
     let mut commands = vec![Command::PutPool { name: name("p"), spec: PoolSpec::default() }];
     for i in 0..endpoints {
         let spec = serde_json::from_value(serde_json::json!({ "address": format!("h{i}:1") })).unwrap();

@@ -65,6 +65,15 @@ impl PoolSpec {
         }
     }
 
+    /// See [`Command::level`](crate::command::Command::level).
+    pub(crate) fn level(&self) -> u32 {
+        let is_new = matches!(self.protocol, Protocol::H2 | Protocol::Auto)
+            || self.tls.is_some()
+            || self.health.is_some()
+            || !self.limits.is_default();
+        if is_new { 2 } else { 1 }
+    }
+
     /// What is asked of a spec before it is proposed, and not of what a log holds already: see
     /// [`Authorities`](super::Authorities).
     pub fn check(&self) -> Result<(), String> {

@@ -245,6 +245,9 @@ proptest! {
 #[test]
 fn a_removed_node_does_not_come_back_and_a_token_is_good_once() {
     let mut fleet = Fleet::new();
+    let too_early = fleet.rejected(Command::SetMember { node: NodeId(7), wanted: Wanted::Voter });
+    assert_eq!(too_early, Rejection::FleetTooOld { needed: 2, level: 1 });
+    fleet.applied(Command::SetLevel { level: 2 });
     fleet.applied(Command::SetMember { node: NodeId(7), wanted: Wanted::Voter });
     fleet.applied(Command::SetMember { node: NodeId(7), wanted: Wanted::Gone });
     let back = fleet.rejected(Command::SetMember { node: NodeId(7), wanted: Wanted::Learner });

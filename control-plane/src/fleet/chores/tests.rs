@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use tidelock_core::command::{DrainMode, Proposal};
+use tidelock_core::command::{DrainMode, LEVEL, Proposal};
 use tidelock_core::health::Verdict;
 use tidelock_core::id::{DrainId, EndpointId, Name, NodeId};
 use tidelock_core::report::{Counts, NodeReport, Observed};
@@ -29,7 +29,7 @@ fn member(id: u64, epoch: u64, requests: u64) -> Member {
         local: id == 1,
         label: format!("n{id}"),
         age: Some(Duration::ZERO),
-        bulletin: Some(Arc::new(Bulletin { name: name("n"), admin: None, report })),
+        bulletin: Some(Arc::new(Bulletin { name: name("n"), admin: None, level: 1, report })),
     }
 }
 
@@ -59,17 +59,17 @@ fn key(promoted: bool) -> CookieKey {
 fn a_new_fleet_gets_its_configuration_and_a_key() {
     let mut memory = Memory::default();
     let state = State::default();
-    assert_eq!(next(&state, &[], true, &mut memory, 0), [Chore::Initial, Chore::MakeKey]);
-    assert_eq!(next(&state, &[], false, &mut memory, 0), [Chore::MakeKey]);
+    assert_eq!(next(&state, &[], Some(1), &mut memory, 0), [Chore::Initial, Chore::MakeKey]);
+    assert_eq!(next(&state, &[], None, &mut memory, 0), [Chore::MakeKey]);
     memory.initial_refused = true;
-    assert_eq!(next(&state, &[], true, &mut memory, 0), [Chore::MakeKey], "a refused one is not repeated");
+    assert_eq!(next(&state, &[], Some(1), &mut memory, 0), [Chore::MakeKey], "a refused one is not repeated");
 }
 
 #[test]
 fn a_fleet_that_was_emptied_stays_empty() {
     let mut state = State::default();
     apply(&mut state, 2, Command::PutCookieKey { key: key(true) });
-    assert_eq!(next(&state, &[], true, &mut Memory::default(), 0), []);
+    assert_eq!(next(&state, &[], Some(1), &mut Memory::default(), 0), []);
 }
 
 #[test]
@@ -77,7 +77,7 @@ fn a_key_is_promoted_when_every_live_node_has_it() {
     let mut state = State::default();
     apply(&mut state, 5, Command::PutCookieKey { key: key(false) });
     let mut memory = Memory::default();
-    let mut due = |members: &[Member]| next(&state, members, false, &mut memory, 0);
+    let mut due = |members: &[Member]| next(&state, members, None, &mut memory, 0);
     assert_eq!(due(&[]), [], "nobody is not everybody");
     assert_eq!(due(&[member(1, 5, 0), member(2, 4, 0)]), [], "a node still reads the table before");
     assert_eq!(due(&[member(1, 5, 0), member(2, 5, 0), missing(3)]), [Chore::PromoteKey(key(true))]);
@@ -89,9 +89,9 @@ fn a_new_leader_promotes_a_key_that_it_did_not_make() {
     apply(&mut state, 5, Command::PutCookieKey { key: key(false) });
     apply(&mut state, 9, Command::PutPool { name: name("p"), spec: Default::default() });
     let mut memory = Memory::default();
-    assert_eq!(next(&state, &[member(1, 8, 0)], false, &mut memory, 0), [], "when it came in is not known");
+    assert_eq!(next(&state, &[member(1, 8, 0)], None, &mut memory, 0), [], "when it came in is not known");
     apply(&mut state, 10, Command::PutPool { name: name("q"), spec: Default::default() });
-    let due = next(&state, &[member(1, 9, 0)], false, &mut memory, 0);
+    let due = next(&state, &[member(1, 9, 0)], None, &mut memory, 0);
     assert_eq!(due, [Chore::PromoteKey(key(true))], "later entries do not put it off");
 }
 
@@ -103,7 +103,7 @@ fn a_drain_ends_when_every_member_reports_zero() {
     let spec = serde_json::from_str(r#"{"address":"a:1"}"#).unwrap();
     apply(&mut state, 4, Command::PutEndpoint { pool: name("p"), name: name("e"), spec });
     assert_eq!(state.pools[&name("p")].endpoints[&name("e")].id, EndpointId(2));
-    let due = |state: &State, members: &[Member]| next(state, members, false, &mut Memory::default(), 0);
+    let due = |state: &State, members: &[Member]| next(state, members, None, &mut Memory::default(), 0);
     assert_eq!(due(&state, &[member(1, 4, 0)]), []);
     let start = Command::StartDrain {
         pool: name("p"),
@@ -122,6 +122,7 @@ fn a_drain_ends_when_every_member_reports_zero() {
 /// Nodes 1 to 3 look after endpoint 2, which those in `down` do not reach.
 fn checked(down: &[u64]) -> (State, Vec<Member>) {
     let mut state = State::default();
+    apply(&mut state, 1, Command::SetLevel { level: LEVEL });
     apply(&mut state, 2, Command::PutCookieKey { key: key(true) });
     let spec = serde_json::from_str(r#"{"health":{"check":{"kind":"tcp"}}}"#).unwrap();
     apply(&mut state, 3, Command::PutPool { name: name("p"), spec });
@@ -145,17 +146,17 @@ fn observers_are_named_at_once_and_changed_when_it_lasts() {
     let mut memory = Memory::default();
     let nodes = vec![NodeId(1), NodeId(2), NodeId(3)];
     let named = Command::SetObservers { nodes };
-    assert_eq!(next(&state, &members, false, &mut memory, 0), [Chore::NameObservers(named.clone())]);
+    assert_eq!(next(&state, &members, None, &mut memory, 0), [Chore::NameObservers(named.clone())]);
     apply(&mut state, 5, named);
-    assert_eq!(next(&state, &members, false, &mut memory, 100), []);
+    assert_eq!(next(&state, &members, None, &mut memory, 100), []);
     // One is away for a moment, and comes back.
     let fewer = [members[0].clone(), members[1].clone(), missing(3)];
-    assert_eq!(next(&state, &fewer, false, &mut memory, 1_000), []);
-    assert_eq!(next(&state, &members, false, &mut memory, 4_000), []);
-    assert_eq!(next(&state, &fewer, false, &mut memory, 8_000), []);
-    assert_eq!(next(&state, &fewer, false, &mut memory, 12_999), []);
+    assert_eq!(next(&state, &fewer, None, &mut memory, 1_000), []);
+    assert_eq!(next(&state, &members, None, &mut memory, 4_000), []);
+    assert_eq!(next(&state, &fewer, None, &mut memory, 8_000), []);
+    assert_eq!(next(&state, &fewer, None, &mut memory, 12_999), []);
     let named = Command::SetObservers { nodes: vec![NodeId(1), NodeId(2)] };
-    assert_eq!(next(&state, &fewer, false, &mut memory, 13_000), [Chore::NameObservers(named)]);
+    assert_eq!(next(&state, &fewer, None, &mut memory, 13_000), [Chore::NameObservers(named)]);
 }
 
 #[test]
@@ -172,6 +173,24 @@ fn an_endpoint_is_judged_by_most_of_its_observers() {
             detail: "refused".into(),
         };
         let due: Vec<Chore> = is_down.then_some(Chore::Judge(judged)).into_iter().collect();
-        assert_eq!(next(&state, &members, false, &mut Memory::default(), 0), due, "{down:?}");
+        assert_eq!(next(&state, &members, None, &mut Memory::default(), 0), due, "{down:?}");
     }
+}
+
+/// A node that is not upgraded, or not heard of, cannot read what is new: nobody says it before.
+#[test]
+fn the_level_is_raised_when_every_member_knows_it() {
+    let at = |id, level| {
+        let mut member = member(id, 5, 0);
+        let bulletin = Bulletin { level, ..(**member.bulletin.as_ref().unwrap()).clone() };
+        member.bulletin = Some(Arc::new(bulletin));
+        member
+    };
+    let mut state = State::default();
+    let due = |state: &State, members: &[Member]| next(state, members, Some(LEVEL), &mut Memory::default(), 0);
+    assert_eq!(due(&state, &[at(1, LEVEL), at(2, 1)]), [], "and what needs it waits, the first key too");
+    assert_eq!(due(&state, &[at(1, LEVEL), missing(2)]), []);
+    assert_eq!(due(&state, &[at(1, LEVEL), at(2, LEVEL + 1)]), [Chore::RaiseLevel(LEVEL)]);
+    apply(&mut state, 2, Command::SetLevel { level: LEVEL });
+    assert_eq!(due(&state, &[at(1, LEVEL), at(2, LEVEL)]), [Chore::Initial, Chore::MakeKey]);
 }

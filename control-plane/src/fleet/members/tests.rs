@@ -55,6 +55,7 @@ impl Fleet {
             bulletin: Some(Arc::new(Bulletin {
                 name: "n".parse().unwrap(),
                 admin: None,
+                level: 2,
                 report: NodeReport::default(),
             })),
         };
@@ -110,6 +111,7 @@ fn who_shows_a_good_token_joins() {
     let mut state = State::default();
     let token = JoinToken { sha256: crate::raft::sha256("secret"), wanted: Wanted::Voter, expires_ms: 500 };
     let put = Command::PutJoinToken { token };
+    state.apply(Epoch(1), &Proposal { at_ms: 0, key: None, command: Command::SetLevel { level: 2 } });
     state.apply(Epoch(2), &Proposal { at_ms: 100, key: None, command: put });
     let peer = |id, token: Option<&str>| Peer {
         id,
