@@ -193,7 +193,7 @@ impl Worker {
             .pools
             .iter()
             .map(|pool| {
-                let before = old.pools.iter().find(|before| before.table.id == pool.id);
+                let before = old.table.place_of(pool).map(|place| &old.pools[place]);
                 match before {
                     // A pool that the change did not touch is shared with what runs.
                     Some(before) if Arc::ptr_eq(&before.table, pool) => before.clone(),

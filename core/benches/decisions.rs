@@ -6,8 +6,10 @@ use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
 use tidelock_core::affinity::{COOKIE_NAME, CookieKey, KeySecret};
 use tidelock_core::choose::{Availability, Moment, choose};
-use tidelock_core::command::{Command, Proposal};
+use tidelock_core::command::{Command, LEVEL, Proposal};
+use tidelock_core::health::Verdict;
 use tidelock_core::id::{Epoch, Name};
+use tidelock_core::plan::changes;
 use tidelock_core::state::State;
 use tidelock_core::table::Table;
 
@@ -90,7 +92,7 @@ fn choices(c: &mut Criterion) {
 fn tables(c: &mut Criterion) {
     let mut group = c.benchmark_group("compile");
     group.sample_size(20);
-    for (pools, endpoints) in [(1, 10), (100, 10), (10, 1_000)] {
+    for (pools, endpoints) in [(1, 10), (100, 10), (1_000, 10), (10, 1_000), (1, 10_000)] {
         let (mut state, mut epoch) = state(pools, endpoints, r#"{"kind":"cookie"}"#);
         let size = format!("{pools} pools of {endpoints}");
         group.bench_function(BenchmarkId::new("all", &size), |b| b.iter(|| Table::compile(&state, None)));
@@ -100,6 +102,25 @@ fn tables(c: &mut Criterion) {
         group.bench_function(BenchmarkId::new("one more endpoint", &size), |b| {
             b.iter(|| Table::compile(&state, Some(&before)));
         });
+        // What does not change the ring: a verdict, as a drain's progress or a timeout.
+        let before = Table::compile(&state, None);
+        let id = state.pools[&name("pool-0")].endpoints[&name("app-0")].id;
+        apply(&mut state, &mut epoch, Command::SetLevel { level: LEVEL });
+        let (pool, endpoint, detail) = (name("pool-0"), name("app-0"), String::new());
+        let command = Command::SetHealth { pool, endpoint, id, verdict: Verdict::Down, detail };
+        group.bench_function(BenchmarkId::new("apply a verdict", &size), |b| {
+            b.iter_batched(
+                || state.clone(),
+                |mut state| apply(&mut state, &mut epoch.clone(), command.clone()),
+                criterion::BatchSize::SmallInput,
+            );
+        });
+        apply(&mut state, &mut epoch, command);
+        group.bench_function(BenchmarkId::new("one verdict", &size), |b| {
+            b.iter(|| Table::compile(&state, Some(&before)));
+        });
+        let after = Table::compile(&state, Some(&before));
+        group.bench_function(BenchmarkId::new("plan of one verdict", &size), |b| b.iter(|| changes(&before, &after)));
     }
 }
 

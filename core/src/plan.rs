@@ -20,7 +20,7 @@ pub enum Change {
 pub fn changes(old: &Table, new: &Table) -> Vec<Change> {
     let mut changes = Vec::new();
     for pool in &new.pools {
-        let before = old.pool(pool.id);
+        let before = old.place_of(pool).map(|place| &old.pools[place]);
         // Shared pools are unchanged; that is what makes a small change cheap.
         if before.is_some_and(|before| std::sync::Arc::ptr_eq(before, pool)) {
             continue;
@@ -42,7 +42,7 @@ pub fn changes(old: &Table, new: &Table) -> Vec<Change> {
         }
     }
     for pool in &old.pools {
-        let now = new.pool(pool.id);
+        let now = new.place_of(pool).map(|place| &new.pools[place]);
         if now.is_some_and(|now| std::sync::Arc::ptr_eq(now, pool)) {
             continue;
         }

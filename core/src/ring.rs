@@ -38,6 +38,7 @@ fn point_position(name: &str, number: u32) -> u64 {
 }
 
 /// A member of the ring: a stable name, its weight, and the index by which the caller knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member<'a> {
     pub name: &'a str,
     pub weight: u32,

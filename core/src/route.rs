@@ -30,18 +30,28 @@ pub struct RouteIndex {
     exact: BTreeMap<Arc<str>, Vec<Arc<Route>>>,
     wildcard: BTreeMap<Arc<str>, Vec<Arc<Route>>>,
     any: Vec<Arc<Route>>,
+    /// What it was built of, in order.
+    source: Vec<Arc<Route>>,
 }
 
 impl RouteIndex {
+    /// Whether it was built of the very same routes.
+    pub fn is_of(&self, routes: &[Route]) -> bool {
+        let same =
+            |(a, b): (&Arc<Route>, &Route)| a.pool == b.pool && Arc::ptr_eq(&a.spec, &b.spec) && a.name == b.name;
+        self.source.len() == routes.len() && self.source.iter().zip(routes).all(same)
+    }
+
     pub fn build(routes: impl Iterator<Item = Route>) -> RouteIndex {
         let mut index = RouteIndex::default();
-        for route in routes {
+        for route in routes.map(Arc::new) {
+            index.source.push(route.clone());
             let list = match &route.spec.host {
                 None => &mut index.any,
                 Some(HostPattern::Exact(host)) => index.exact.entry(host.clone()).or_default(),
                 Some(HostPattern::Wildcard(rest)) => index.wildcard.entry(rest.clone()).or_default(),
             };
-            list.push(Arc::new(route));
+            list.push(route);
         }
         let lists = index.exact.values_mut().chain(index.wildcard.values_mut());
         for list in lists.chain(std::iter::once(&mut index.any)) {

@@ -24,7 +24,7 @@ pub struct Table {
     pub tickets: Arc<TicketSealer>,
     /// The nodes that look after endpoints.
     pub observers: Arc<[NodeId]>,
-    routes: RouteIndex,
+    routes: Arc<RouteIndex>,
     keys: Vec<crate::affinity::CookieKey>,
 }
 
@@ -36,7 +36,7 @@ pub struct PoolTable {
     /// In the order of their names.
     pub endpoints: Vec<EndpointEntry>,
     /// The active endpoints.
-    pub ring: Ring,
+    pub ring: Arc<Ring>,
     /// Too few are up for verdicts to be believed.
     panics: bool,
     /// Places in `endpoints`, in the order of ids, to find a pin's endpoint.
@@ -81,7 +81,11 @@ impl Table {
             let pool = place(&spec.pool)?;
             Some(Route { name: name.clone(), spec: spec.clone(), pool })
         });
-        let routes = RouteIndex::build(routes);
+        let routes: Vec<Route> = routes.collect();
+        let routes = match before {
+            Some(before) if before.routes.is_of(&routes) => before.routes.clone(),
+            _ => Arc::new(RouteIndex::build(routes.into_iter())),
+        };
         let (sealer, tickets) = match before {
             Some(before) if before.keys == state.cookie_keys => (before.sealer.clone(), before.tickets.clone()),
             _ => (Arc::new(Sealer::new(&state.cookie_keys)), Arc::new(TicketSealer::new(&state.cookie_keys))),
@@ -101,6 +105,12 @@ impl Table {
 
     pub fn pool(&self, id: PoolId) -> Option<&Arc<PoolTable>> {
         self.pools.iter().find(|pool| pool.id == id)
+    }
+
+    /// The place of the same pool in this table, in logarithmic time: pools keep their names.
+    pub fn place_of(&self, pool: &PoolTable) -> Option<usize> {
+        let place = self.pools.binary_search_by(|known| known.name.cmp(&pool.name)).ok()?;
+        (self.pools[place].id == pool.id).then_some(place)
     }
 
     /// Every endpoint with its pool.
@@ -128,6 +138,17 @@ impl PoolTable {
         let found = self.by_id.binary_search_by(|place| self.endpoints[*place as usize].id.cmp(&id)).ok()?;
         Some(self.by_id[found] as usize)
     }
+}
+
+/// The active endpoints, by their place in the table.
+fn members(pool: &Pool) -> impl Iterator<Item = Member<'_>> {
+    let active = |endpoint: &crate::state::Endpoint| matches!(endpoint.phase, Phase::Active {});
+    let placed = pool.endpoints.iter().enumerate().filter(move |(_, (_, endpoint))| active(endpoint));
+    placed.map(|(i, (name, endpoint))| Member {
+        name: name.as_str(),
+        weight: endpoint.spec.weight.get(),
+        index: i as u32,
+    })
 }
 
 /// Whether fewer active endpoints are up than the pool wants for verdicts to be believed.
@@ -158,20 +179,13 @@ fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<Po
         revision: endpoint.spec.revision.as_ref().map_or(0, |revision| ring::position(revision.as_str().as_bytes())),
     };
     let endpoints: Vec<EndpointEntry> = pool.endpoints.iter().map(entry).collect();
-    let members: Vec<Member<'_>> = pool
-        .endpoints
-        .iter()
-        .enumerate()
-        .filter(|(_, (_, endpoint))| matches!(endpoint.phase, Phase::Active {}))
-        .map(|(i, (name, endpoint))| Member {
-            name: name.as_str(),
-            weight: endpoint.spec.weight.get(),
-            index: i as u32,
-        })
-        .collect();
+    let ring = match known {
+        // Most changes of a pool are none of its ring: verdicts, timeouts, revisions.
+        Some(known) if members(&known.source).eq(members(pool)) => known.ring.clone(),
+        _ => Arc::new(Ring::build(&members(pool).collect::<Vec<_>>())),
+    };
     let mut by_id: Vec<u32> = (0..endpoints.len() as u32).collect();
     by_id.sort_unstable_by_key(|place| endpoints[*place as usize].id);
-    let ring = Ring::build(&members);
     Arc::new(PoolTable {
         id: pool.id,
         name: name.clone(),

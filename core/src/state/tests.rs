@@ -264,3 +264,25 @@ fn a_removed_node_does_not_come_back_and_a_token_is_good_once() {
     assert_eq!(fleet.state.members[&NodeId(8)], Wanted::Learner);
     assert_eq!(fleet.rejected(used("aa", 9)), Rejection::UnknownJoinToken {}, "once");
 }
+
+/// A verdict, a timeout or a revision is no change of the ring, which is what a pool costs most.
+#[test]
+fn a_ring_is_built_anew_only_when_its_members_change() {
+    let mut fleet = two_endpoints();
+    fleet.applied(Command::SetLevel { level: 2 });
+    let before = Table::compile(&fleet.state, None);
+    let id = fleet.state.pools[&name("app")].endpoints[&name("a")].id;
+    let (pool, endpoint, detail) = (name("app"), name("a"), String::new());
+    fleet.applied(Command::SetHealth { pool, endpoint, id, verdict: Verdict::Down, detail });
+    let judged = Table::compile(&fleet.state, Some(&before));
+    assert!(!Arc::ptr_eq(&before.pools[0], &judged.pools[0]));
+    assert!(Arc::ptr_eq(&before.pools[0].ring, &judged.pools[0].ring));
+    let spec = EndpointSpec { weight: 2.try_into().unwrap(), ..endpoint_of(&fleet, "a") };
+    fleet.applied(Command::PutEndpoint { pool: name("app"), name: name("a"), spec });
+    let heavier = Table::compile(&fleet.state, Some(&judged));
+    assert!(!Arc::ptr_eq(&heavier.pools[0].ring, &judged.pools[0].ring));
+}
+
+fn endpoint_of(fleet: &Fleet, endpoint: &str) -> EndpointSpec {
+    fleet.state.pools[&name("app")].endpoints[&name(endpoint)].spec.clone()
+}
