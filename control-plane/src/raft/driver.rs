@@ -13,7 +13,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use raft::prelude::{Entry, EntryType, Message, MessageType};
+use raft::prelude::{Entry, EntryType, HardState, Message, MessageType};
 use raft::{LightReady, RawNode, Ready, SnapshotStatus, StateRole};
 
 pub use self::config::Config;
@@ -66,6 +66,19 @@ pub struct Driver<S: Store, M: StateMachine> {
     seen: Seen,
     reads: Reads,
     next_request: u64,
+    commit_saved: CommitSaved,
+}
+
+/// Whether the disk knows how far this node knows the log to be committed. Raft does not need it there
+/// (a leader tells again), so it is not worth a write that an answer waits for: it goes along with the
+/// next entries, or by itself within a tick. A node that restarts without a quorum serves what it knew
+/// as committed then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CommitSaved {
+    Yes,
+    NotYet,
+    /// It has waited for a tick.
+    Due,
 }
 
 /// A node's place in the fleet as it sees it.
@@ -128,6 +141,7 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
             reads: Reads::new(id, config.nonce),
             // Half the range, so that counting up never meets its end.
             next_request: config.nonce >> 1,
+            commit_saved: CommitSaved::Yes,
             config,
         };
         // Nobody else can win: a fleet of one need not wait for its own timeout.
@@ -139,6 +153,9 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
 
     pub fn tick(&mut self, out: &mut impl Outbox<M::Answer>) {
         self.now += 1;
+        if self.commit_saved == CommitSaved::NotYet {
+            self.commit_saved = CommitSaved::Due;
+        }
         self.node.tick();
         self.leave_stuck_joint();
         for failed in self.pending.expire(self.now) {
@@ -203,19 +220,21 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
                 self.reads.confirmed(&read.request_ctx, read.index);
             }
 
-            // 6. Entries that were known as committed (`persist` wrote that with or before this, so
-            //    a restart never finds more applied than committed).
+            // 6. Entries that were known as committed. What is applied is on disk only as a snapshot,
+            //    which is written with its commit, so a restart never finds more applied than committed.
             self.apply(ready.take_committed_entries(), out)?;
 
-            // 7. Raft learns that its entries are stable. A leader may commit by that: the commit is
-            //    written before its entries are applied and answered, so a node that restarts
-            //    without a quorum still serves everything it ever answered for.
+            // 7. Raft learns that its entries are stable. A leader may commit by that: a majority has
+            //    them on disk, so they can be applied and answered.
             let light = self.node.advance_append(ready);
             self.finish(light, out)?;
         }
         self.notice_leader(out);
         self.answer_reads(out);
         self.compact()?;
+        if self.commit_saved == CommitSaved::Due {
+            self.save_commit()?;
+        }
         Ok(())
     }
 
@@ -293,8 +312,13 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
             hard_state: ready.hs(),
             ..Write::default()
         };
-        if write.snapshot.is_none() && write.entries.is_empty() && write.hard_state.is_none() {
-            return Ok(());
+        if write.snapshot.is_none() && write.entries.is_empty() {
+            let Some(hard_state) = write.hard_state else { return Ok(()) };
+            // Neither a vote nor a term: nothing that others count on.
+            if !ready.must_sync() {
+                self.remember_commit(&hard_state.clone());
+                return Ok(());
+            }
         }
         self.commit(&write)?;
         if snapshot.is_some() {
@@ -307,7 +331,7 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
         if let Some(commit) = light.commit_index() {
             let mut hard_state = self.node.raft.store().hard_state().clone();
             hard_state.commit = commit;
-            self.commit(&Write { hard_state: Some(&hard_state), ..Write::default() })?;
+            self.remember_commit(&hard_state);
         }
         send(light.take_messages(), out);
         self.apply(light.take_committed_entries(), out)?;
@@ -316,11 +340,31 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
         Ok(())
     }
 
-    /// Durable first, then visible to raft: it never reads what a crash could take back.
+    /// Durable first, then visible to raft: it never reads what a crash could take back, but for how
+    /// far the log is committed.
     fn commit(&mut self, write: &Write<'_>) -> Result<(), Fatal> {
-        self.store.commit(write)?;
-        self.node.raft.raft_log.store.mirror(write);
+        // The newest hard state goes along with whatever is written.
+        let known = self.node.raft.raft_log.store.hard_state().clone();
+        let waiting = (self.commit_saved != CommitSaved::Yes).then_some(&known);
+        let write = Write { hard_state: write.hard_state.or(waiting), ..*write };
+        self.store.commit(&write)?;
+        self.node.raft.raft_log.store.mirror(&write);
+        if write.hard_state.is_some() {
+            self.commit_saved = CommitSaved::Yes;
+        }
         Ok(())
+    }
+
+    fn remember_commit(&mut self, hard_state: &HardState) {
+        self.node.raft.raft_log.store.mirror(&Write { hard_state: Some(hard_state), ..Write::default() });
+        if self.commit_saved == CommitSaved::Yes {
+            self.commit_saved = CommitSaved::NotYet;
+        }
+    }
+
+    /// Before a node ends in order, too: it then starts again from what it has served.
+    pub fn save_commit(&mut self) -> Result<(), Fatal> {
+        if self.commit_saved == CommitSaved::Yes { Ok(()) } else { self.commit(&Write::default()) }
     }
 
     fn apply(&mut self, entries: Vec<Entry>, out: &mut impl Outbox<M::Answer>) -> Result<(), Fatal> {

@@ -139,7 +139,7 @@ fn run<S: Store, M: StateMachine>(
             next_tick = now + tick;
         }
     }
-    Ok(())
+    driver.save_commit()
 }
 
 fn publish(now: &Status, status: &watch::Sender<Status>) {

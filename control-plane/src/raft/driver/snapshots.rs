@@ -32,7 +32,7 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
             log: compact.map_or(LogStart::Keep, LogStart::CompactTo),
             ..Write::default()
         };
-        // `finish` has persisted a commit at or above `applied`, so the two agree after a crash.
+        // `commit` writes how far the log is committed along with it, which is `applied` or beyond.
         self.commit(&write)
     }
 }
