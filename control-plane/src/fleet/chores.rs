@@ -190,10 +190,11 @@ impl Chores {
 
     /// Lets in who shows a good token, and takes the next step towards the members that operators want.
     async fn look_after_members(&self, state: &State, raft: &Status, members: &[Member], memory: &mut Memory) {
-        for command in members::joining(state, &raft.membership, &self.consensus.peers(), clock::now_ms()) {
+        let peers = self.consensus.peers();
+        for command in members::joining(state, &raft.membership, &peers, clock::now_ms()) {
             self.propose(Chore::LetIn(command), memory).await;
         }
-        match members::next(state, raft, members) {
+        match members::next(state, raft, members, &peers) {
             Step::Nothing => {}
             Step::HandOver(to) if memory.may_hand_over(Instant::now()) => {
                 tracing::info!(%to, "this node shall not vote any more and hands its leadership over");

@@ -27,7 +27,8 @@ pub(super) enum Step {
     Change(Vec<Change>),
 }
 
-pub(super) fn next(state: &State, raft: &Status, members: &[Member]) -> Step {
+/// `peers` are all nodes that are known, members or not.
+pub(super) fn next(state: &State, raft: &Status, members: &[Member], peers: &[Peer]) -> Step {
     let membership = &raft.membership;
     if membership.is_joint() {
         return Step::Nothing;
@@ -35,6 +36,8 @@ pub(super) fn next(state: &State, raft: &Status, members: &[Member]) -> Step {
     let is_heard = |id: u64| id == raft.id || members.iter().any(|m| m.id.0 == id && m.report().is_some());
     let has_caught_up =
         |id: u64| is_heard(id) && raft.matched.get(&id).is_some_and(|matched| matched + CAUGHT_UP >= raft.commit);
+    // A member that is not there would hold up every drain, which waits for its word.
+    let is_there = |id: u64| peers.iter().any(|peer| peer.id == id && peer.connected);
     let mut voters = membership.voters.clone();
     let mut changes = Vec::new();
     let mut hand_over = false;
@@ -45,7 +48,8 @@ pub(super) fn next(state: &State, raft: &Status, members: &[Member]) -> Step {
             Wanted::Voter if votes => continue,
             Wanted::Voter if learns && has_caught_up(id) => Change::AddVoter(id),
             Wanted::Voter | Wanted::Learner if learns => continue,
-            Wanted::Voter | Wanted::Learner => Change::AddLearner(id),
+            Wanted::Voter | Wanted::Learner if votes || is_there(id) => Change::AddLearner(id),
+            Wanted::Voter | Wanted::Learner => continue,
             Wanted::Gone if votes || learns => Change::Remove(id),
             Wanted::Gone => continue,
         };

@@ -60,7 +60,21 @@ impl Fleet {
             })),
         };
         let members: Vec<Member> = self.raft.membership.ids().map(member).collect();
-        next(&self.state, &self.raft, &members)
+        let peers: Vec<Peer> = (1..=9).filter(|id| !self.away.contains(id)).map(|id| peer(id, None)).collect();
+        next(&self.state, &self.raft, &members, &peers)
+    }
+}
+
+fn peer(id: u64, token: Option<&str>) -> Peer {
+    Peer {
+        id,
+        name: String::new(),
+        address: String::new(),
+        admin: String::new(),
+        version: String::new(),
+        last_seen: None,
+        connected: true,
+        join_token: token.map(crate::raft::sha256),
     }
 }
 
@@ -78,6 +92,14 @@ fn a_node_learns_before_it_votes() {
     assert_eq!(Fleet::new(&[1, 2, 3], &[]).want(4, Wanted::Learner).next(), Step::Change(vec![Change::AddLearner(4)]));
     assert_eq!(Fleet::new(&[1, 2, 3], &[4]).want(4, Wanted::Learner).next(), Step::Nothing);
     assert_eq!(Fleet::new(&[1, 2, 3], &[]).want(3, Wanted::Learner).next(), Step::Change(vec![Change::AddLearner(3)]));
+}
+
+/// Nobody is added who is not there: drains wait for every member's word.
+#[test]
+fn a_node_that_is_not_there_is_not_added() {
+    let fleet = Fleet::new(&[1, 2, 3], &[]).want(4, Wanted::Learner).away(4);
+    assert_eq!(fleet.next(), Step::Nothing);
+    assert_eq!(Fleet::new(&[1, 2, 3], &[]).want(77, Wanted::Voter).next(), Step::Nothing, "nobody has this id");
 }
 
 #[test]
@@ -113,16 +135,6 @@ fn who_shows_a_good_token_joins() {
     let put = Command::PutJoinToken { token };
     state.apply(Epoch(1), &Proposal { at_ms: 0, key: None, command: Command::SetLevel { level: 2 } });
     state.apply(Epoch(2), &Proposal { at_ms: 100, key: None, command: put });
-    let peer = |id, token: Option<&str>| Peer {
-        id,
-        name: String::new(),
-        address: String::new(),
-        admin: String::new(),
-        version: String::new(),
-        last_seen: None,
-        connected: true,
-        join_token: token.map(crate::raft::sha256),
-    };
     let peers = [peer(2, Some("secret")), peer(7, None), peer(8, Some("wrong")), peer(9, Some("secret"))];
     let membership = Membership::of_voters(&[1, 2]);
     let used = Command::UseJoinToken { sha256: crate::raft::sha256("secret"), node: NodeId(9) };
