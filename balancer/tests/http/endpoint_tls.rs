@@ -217,7 +217,7 @@ async fn an_authority_is_believed() {
         if is_believed {
             answer_h1(&mut Http1::over(accepted.unwrap()), &mut client).await;
         } else {
-            drop(accepted);
+            assert!(accepted.is_err(), "{name}");
             assert_eq!(client.response().await.0.status(), "503", "{name}");
         }
     }

@@ -283,6 +283,23 @@ fn a_ring_is_built_anew_only_when_its_members_change() {
     assert!(!Arc::ptr_eq(&heavier.pools[0].ring, &judged.pools[0].ring));
 }
 
+/// Routes are shared as long as they are the same, and lead to the same pools.
+#[test]
+fn routes_are_built_anew_when_one_changes_or_a_pool_s_place_does() {
+    let mut fleet = two_endpoints();
+    fleet.applied(Command::PutRoute { name: name("web"), spec: route_to("app") });
+    let before = Table::compile(&fleet.state, None);
+    let moved: RouteSpec = serde_json::from_value(serde_json::json!({"pool": "app", "path_prefix": "/x"})).unwrap();
+    fleet.applied(Command::PutRoute { name: name("web"), spec: moved });
+    let after = Table::compile(&fleet.state, Some(&before));
+    assert!(before.route("h", "/").is_ok() && after.route("h", "/").is_err() && after.route("h", "/x").is_ok());
+    // A pool before it in the order of names.
+    fleet.applied(Command::PutPool { name: name("a-first"), spec: PoolSpec::default() });
+    let shifted = Table::compile(&fleet.state, Some(&after));
+    let route = shifted.route("h", "/x").unwrap();
+    assert_eq!(shifted.pools[route.pool].name, name("app"));
+}
+
 fn endpoint_of(fleet: &Fleet, endpoint: &str) -> EndpointSpec {
     fleet.state.pools[&name("app")].endpoints[&name(endpoint)].spec.clone()
 }
