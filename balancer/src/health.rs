@@ -40,6 +40,11 @@ impl Observations {
         Epoch(self.epoch.load(Ordering::Acquire))
     }
 
+    /// This node looks at nothing any more. What it has seen stays: silence would be a good word.
+    pub(crate) fn end(&self) {
+        self.epoch.store(u64::MAX, Ordering::Release);
+    }
+
     pub(crate) fn not_up(&self) -> BTreeMap<EndpointId, Observed> {
         self.not_up.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

@@ -268,12 +268,15 @@ fn run_observer(observer: Observer, tables: watch::Receiver<Arc<Table>>, mut sta
         Err(error) => return error!(%error, "the checks have no runtime"),
     };
     let local = tokio::task::LocalSet::new();
+    let observations = observer.observations.clone();
     local.block_on(&runtime, async move {
         tokio::select! {
             () = observer.run(tables) => {}
             _ = stage.wait_for(|stage| *stage >= Stage::Leaving) => {}
         }
     });
+    // Nobody waits for a table that is not looked at any more: a drain would, for this node's word.
+    observations.end();
 }
 
 /// The body of a worker's thread.

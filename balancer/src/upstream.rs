@@ -95,6 +95,13 @@ impl Lend<'_> {
     /// What the endpoint speaks; where the pool leaves that to it, it is asked by a connection,
     /// once, which is kept.
     pub(crate) async fn spoken(&self) -> Result<Spoken, LendError> {
+        // A place and a connection may each take as long; who waits for another one's asking does not
+        // wait for a second.
+        let limit = 2 * self.connect_limit();
+        timeout(limit, self.ask()).await.unwrap_or(Err(LendError::Connect))
+    }
+
+    async fn ask(&self) -> Result<Spoken, LendError> {
         let endpoint = self.endpoint;
         loop {
             let asked = endpoint.asked.notified();
@@ -108,7 +115,12 @@ impl Lend<'_> {
             endpoint.asking.set(true);
             let _asking = Asking(endpoint);
             let place = self.connection_place().await?;
+            let dialer = endpoint.dialer();
             let (socket, spoken) = self.dial(Wanted::Either).await?;
+            if !Rc::ptr_eq(&dialer, &endpoint.dialer()) {
+                // The pool reaches its endpoints otherwise now: whom this one trusted is of the past.
+                continue;
+            }
             match spoken {
                 Spoken::H1 => endpoint.h1.keep(socket, place),
                 Spoken::H2 => endpoint.h2.begin(self, socket, place),
@@ -119,7 +131,7 @@ impl Lend<'_> {
 
     /// A place for a connection, as soon as there is one.
     async fn connection_place(&self) -> Result<ConnectionPlace, LendError> {
-        match self.endpoint.try_connection_place(self.limits()) {
+        match self.endpoint.try_connection_place(self.limits(), false) {
             Some(place) => Ok(place),
             None => self.pending(async { Ok(self.endpoint.connection_place(self.limits()).await) }).await,
         }
@@ -240,8 +252,11 @@ impl Endpoint {
             Ok(_) if self.backoff.succeeded() => info!(%endpoint, %address, "the endpoint can be reached again"),
             Ok(_) => {}
             Err(error) => {
-                // It may come back as something else.
-                self.spoken.set(None);
+                // Without another connection to it, it may come back as something else. The one that
+                // was not made has a place still.
+                if self.connections.get() <= 1 {
+                    self.spoken.set(None);
+                }
                 self.state.suspected.notify_one();
                 match self.backoff.failed(random) {
                     true => warn!(%endpoint, %address, %error, "the endpoint cannot be reached"),
@@ -252,11 +267,12 @@ impl Endpoint {
         result
     }
 
-    /// A place for one more connection. A worker that has none gets one, whatever the others hold.
-    fn try_connection_place(&self, limits: &EndpointLimits) -> Option<ConnectionPlace> {
+    /// A place for one more connection. A worker that has none, or none that is of use (`must_have`),
+    /// gets one whatever the others hold.
+    fn try_connection_place(&self, limits: &EndpointLimits, must_have: bool) -> Option<ConnectionPlace> {
         let connections = &self.state.places.connections;
         match self.connections.get() {
-            0 => connections.take(),
+            held if held == 0 || must_have => connections.take(),
             _ if connections.try_take_in_turn(limits.max_connections) => {}
             _ => return None,
         }

@@ -248,7 +248,9 @@ impl Worker {
 
     fn enter_phase(&self, endpoint: &Rc<Endpoint>, phase: &Phase) {
         match phase {
-            Phase::Active {} => endpoint.reopen(),
+            // At the very end connections that were retired stay so.
+            Phase::Active {} if !self.tasks.is_closed() => endpoint.reopen(),
+            Phase::Active {} => {}
             Phase::Draining { drain, deadline_ms, mode } => {
                 if *mode == tidelock_core::command::DrainMode::Streams {
                     endpoint.retire();

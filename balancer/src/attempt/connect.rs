@@ -48,11 +48,16 @@ impl Attempt<'_> {
             None => connections.lend(&lend).await.map_err(|error| error.of(Source::gone()))?,
         };
         let takes = slot.takes_connect(self.pool.timeouts.connect_ms.duration()).await;
-        if takes {
+        if takes == Some(true) {
             return Ok(Some(slot));
         }
         // Nothing was sent on it.
         slot.settle();
+        if takes.is_none() {
+            // A connection on which nothing comes is of no use to anybody.
+            slot.retire_connection();
+            return Err(Failed::Endpoint(Failure::Connect, Source::gone()));
+        }
         connections.refuse_connect();
         Ok(None)
     }

@@ -116,7 +116,7 @@ impl Connections {
 
     /// Lends a connection: a new one if there may be one more, else the first that comes back.
     pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Lent, LendError> {
-        match lend.endpoint.try_connection_place(lend.limits()) {
+        match lend.endpoint.try_connection_place(lend.limits(), false) {
             Some(place) => self.dial(lend, place).await,
             None => {
                 let lent = lend.pending(async {
@@ -148,9 +148,9 @@ impl Connections {
     /// Lends a connection that nobody used before.
     pub(crate) async fn lend_new(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Lent, LendError> {
         // One that is idle gives its place.
-        let place = lend.endpoint.try_connection_place(lend.limits()).or_else(|| {
+        let place = lend.endpoint.try_connection_place(lend.limits(), false).or_else(|| {
             drop(self.idle.borrow_mut().pop()?);
-            lend.endpoint.try_connection_place(lend.limits())
+            lend.endpoint.try_connection_place(lend.limits(), false)
         });
         let place = match place {
             Some(place) => place,
@@ -168,6 +168,9 @@ impl Connections {
 
     /// Keeps a connection that nobody has used yet.
     pub(super) fn keep(&self, socket: Socket, place: ConnectionPlace) {
+        if self.retired.get() {
+            return;
+        }
         self.idle.borrow_mut().push(Idle::new(Box::new(Wire::new(socket, b"")), place));
         self.returned.notify_one();
     }

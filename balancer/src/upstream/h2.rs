@@ -15,10 +15,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::debug;
 
 use super::dial::Wanted;
+use super::places::QueueFull;
 use super::watch::FrameWatch;
 use super::{ConnectionPlace, Endpoint, Lend, LendError};
 use crate::gather::gathered;
@@ -126,11 +127,12 @@ impl Slot {
         }
     }
 
-    /// Whether the endpoint takes WebSockets on streams, which its SETTINGS say; false when they do
-    /// not come in time.
-    pub(crate) async fn takes_connect(&self, limit: Duration) -> bool {
+    /// Whether the endpoint takes WebSockets on streams, which its SETTINGS say; none when they do not
+    /// come in time.
+    pub(crate) async fn takes_connect(&self, limit: Duration) -> Option<bool> {
         let settings = self.connection.watch.settings();
-        tokio::time::timeout(limit, settings).await.is_ok() && self.send().is_extended_connect_protocol_enabled()
+        timeout(limit, settings).await.ok()?;
+        Some(self.send().is_extended_connect_protocol_enabled())
     }
 
     /// The stream is a WebSocket's, which is given time to close when its endpoint is cut off.
@@ -197,26 +199,44 @@ impl Connections {
     /// Lends a stream as soon as there is one: on a connection that has room again, or on a new one.
     pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Slot, LendError> {
         let asked = Instant::now();
-        lend.pending(async {
+        let places = &lend.endpoint.state.places;
+        let wait = async {
+            let mut queued = None;
             loop {
                 // Listen before looking, or a change between the two is missed.
                 let changed = self.changed.notified();
                 if let Some(slot) = self.try_lend() {
                     return Ok(slot);
                 }
-                if lend.endpoint.is_cut() || lend.endpoint.backoff.rests(asked) {
+                let usable = self.usable();
+                // While there is a connection, one that failed beside it sends nobody away.
+                if lend.endpoint.is_cut() || usable == 0 && lend.endpoint.backoff.rests(asked) {
                     return Err(LendError::Connect);
                 }
                 if !self.dialling.get()
-                    && self.open.borrow().len() < MAX_CONNECTIONS
-                    && let Some(place) = lend.endpoint.try_connection_place(lend.limits())
+                    && usable < MAX_CONNECTIONS
+                    && !lend.endpoint.backoff.rests(asked)
+                    && let Some(place) = lend.endpoint.try_connection_place(lend.limits(), usable == 0)
                 {
                     self.dial(lend, place);
                 }
+                // Who waits for a connection that is being made is in no queue.
+                if !self.dialling.get() && queued.is_none() {
+                    queued = Some(places.enqueue(lend.limits()).map_err(|QueueFull| LendError::Full)?);
+                }
                 changed.await;
             }
-        })
-        .await
+        };
+        match timeout(lend.connect_limit(), wait).await {
+            Ok(result) => result,
+            Err(_) if self.usable() == 0 => Err(LendError::Connect),
+            Err(_) => Err(LendError::Full),
+        }
+    }
+
+    /// Connections that may get a stream, now or when one ends.
+    fn usable(&self) -> usize {
+        self.open.borrow().iter().filter(|connection| connection.is_usable()).count()
     }
 
     /// Lends a stream on an open connection.
@@ -330,10 +350,14 @@ impl Connections {
         let address = endpoint.address.clone();
         // The connection outlives its endpoint, when that is removed.
         drop(endpoint);
+        if self.generation.get() != generation {
+            // The pool reaches its endpoints otherwise now: not even those who wait may use this one.
+            return self.changed.notify_waiters();
+        }
         self.refuses_connect.set(false);
         self.open.borrow_mut().push(connection.clone());
         self.changed.notify_waiters();
-        if self.retired.get() || self.generation.get() != generation {
+        if self.retired.get() {
             // Those who waited take their streams first.
             tokio::task::yield_now().await;
             connection.retired.set(true);
@@ -413,7 +437,7 @@ async fn keep_alive(pings: Option<h2::PingPong>, connection: &Connection) {
         if connection.streams.get() == 0 {
             continue;
         }
-        let pong = tokio::time::timeout(PONG_WITHIN, pings.ping(h2::Ping::opaque())).await;
+        let pong = timeout(PONG_WITHIN, pings.ping(h2::Ping::opaque())).await;
         if !matches!(pong, Ok(Ok(_))) {
             return;
         }

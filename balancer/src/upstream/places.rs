@@ -56,16 +56,25 @@ impl Count {
         !self.is_wanted() && self.try_take(limit)
     }
 
-    /// Takes one as soon as there is one.
+    /// Takes one as soon as there is one, behind those who wait already.
     pub(super) async fn taken(&self, limit: Option<NonZeroU32>) {
-        let _waiting = Waiting::new(&self.waiting);
+        let mut is_in_turn = !self.is_wanted();
+        let waiting = Waiting::new(&self.waiting);
         loop {
             // Listen before looking, or one that is given back between the two is missed.
             let freed = self.freed.notified();
-            if self.try_take(limit) {
-                return;
+            if is_in_turn && self.try_take(limit) {
+                break;
             }
             freed.await;
+            is_in_turn = true;
+        }
+        drop(waiting);
+        // Of several that are given back at once, before anybody listens, one wakes somebody: the
+        // others are passed on from hand to hand.
+        let is_left = limit.is_none_or(|limit| self.taken.load(Ordering::Acquire) < limit.get());
+        if is_left && self.is_wanted() {
+            self.freed.notify_one();
         }
     }
 }
@@ -89,17 +98,28 @@ impl Drop for Waiting<'_> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct QueueFull;
 
+/// One of the requests that wait.
+pub(super) struct Pending<'a> {
+    _waiting: Waiting<'a>,
+}
+
 impl Places {
+    /// Joins the queue, if it is not full.
+    pub(super) fn enqueue(&self, limits: &EndpointLimits) -> Result<Pending<'_>, QueueFull> {
+        let waiting = Waiting::new(&self.pending);
+        if self.pending.load(Ordering::Acquire) > limits.max_pending {
+            return Err(QueueFull);
+        }
+        Ok(Pending { _waiting: waiting })
+    }
+
     /// Runs `wait` as one of the requests that wait.
     pub(super) async fn pending<T>(
         &self,
         limits: &EndpointLimits,
         wait: impl Future<Output = T>,
     ) -> Result<T, QueueFull> {
-        let _waiting = Waiting::new(&self.pending);
-        if self.pending.load(Ordering::Acquire) > limits.max_pending {
-            return Err(QueueFull);
-        }
+        let _pending = self.enqueue(limits)?;
         Ok(wait.await)
     }
 }

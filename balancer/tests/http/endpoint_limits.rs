@@ -282,3 +282,48 @@ async fn a_changed_limit_holds_at_once() {
     one.write(OK).await;
     tokio::time::timeout(Duration::from_secs(5), first.response()).await.unwrap();
 }
+
+/// Without a queue there is still the way to a connection.
+#[tokio::test]
+async fn who_waits_for_a_connection_is_in_no_queue() {
+    for protocol in ["http1", "h2c"] {
+        let endpoint = Endpoint::listen("a").await;
+        let spec = json!({"protocol": protocol, "limits": {"max_pending": 0}});
+        let fleet = limited(config(), spec, &[&endpoint]).await;
+        let mut client = fleet.h1().await;
+        client.get("/").await;
+        if protocol == "http1" {
+            answer(&mut endpoint.h1().await).await;
+        } else {
+            let mut upstream = endpoint.h2().await;
+            let request = upstream.expect_request().await;
+            upstream.respond(request.stream, "200", b"ok").await;
+        }
+        assert_eq!(client.response().await.0.status(), "200", "{protocol}");
+    }
+}
+
+/// A connection that takes no more streams, and has long ones left, is not in the way of others:
+/// not of the limit of its worker, nor of the pool's.
+#[tokio::test]
+async fn connections_on_their_way_out_are_not_in_the_way() {
+    for limits in [json!({}), json!({"max_connections": 1})] {
+        let endpoint = Endpoint::listen("a").await;
+        let spec = json!({"protocol": "h2c", "limits": limits, "timeouts": {"connect_ms": 2_000}});
+        let fleet = limited(config(), spec, &[&endpoint]).await;
+        let mut client = fleet.h2().await;
+        let mut leaving = Vec::new();
+        for _ in 0..10 {
+            let stream = client.get("/long").await;
+            let mut upstream = endpoint.h2().await;
+            let request = upstream.expect_request().await;
+            upstream.go_away(request.stream, crate::frames::NO_ERROR).await;
+            upstream.ping().await;
+            leaving.push((stream, request.stream, upstream));
+        }
+        for (stream, at, mut upstream) in leaving {
+            upstream.respond(at, "204", b"").await;
+            assert_eq!(client.response(stream).await.status(), "204");
+        }
+    }
+}

@@ -293,3 +293,34 @@ async fn a_pool_that_turns_to_tls_leaves_its_connections() {
         }
     }
 }
+
+/// One more connection that does not come about says nothing of those that are there.
+#[tokio::test]
+async fn a_failed_dial_hides_no_connection() {
+    let files = Files::new();
+    let secure = Secure::listen(&files, &["app.internal"], &[b"h2", b"http/1.1"]).await;
+    let tls = json!({"authorities": secure.certificate, "server_name": "app.internal"});
+    for protocol in ["auto", "h2"] {
+        let fleet = secure.serving(config(), json!({"protocol": protocol, "tls": tls})).await;
+        let mut client = fleet.h2().await;
+        let first = client.get("/1").await;
+        // One stream at a time.
+        let mut upstream = Peer::endpoint(secure.accept().await, &[(3, 1)]).await;
+        let request = upstream.expect_request().await;
+        upstream.ping().await;
+        let second = client.get("/2").await;
+        drop(secure.endpoint.accept().await);
+        client.quiet().await;
+        let third = client.get("/3").await;
+        client.quiet().await;
+        upstream.respond(request.stream, "204", b"").await;
+        assert_eq!(client.response(first).await.status(), "204");
+        for _ in [second, third] {
+            let request = upstream.expect_request().await;
+            upstream.respond(request.stream, "204", b"").await;
+        }
+        for stream in [second, third] {
+            assert_eq!(client.response(stream).await.status(), "204", "{protocol}");
+        }
+    }
+}

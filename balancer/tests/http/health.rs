@@ -262,3 +262,18 @@ async fn a_failed_connection_is_looked_at_soon() {
     seen(&fleet, id, "down").await;
     assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
 }
+
+/// A node that leaves looks after nobody, and says all the same which table it reads: drains of others
+/// wait for that.
+#[tokio::test]
+async fn a_node_that_leaves_goes_on_reporting() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = checked(config(), json!({}), json!({"kind": "tcp"}), &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    seen(&fleet, fleet.id(&endpoint), "up").await;
+    client.write(b"GET / HTTP/1.1\r\nhost: app.test\r\n").await;
+    fleet.balancer.leave();
+    fleet.reported(|report| report.leaving).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    judge(&fleet, &endpoint, Verdict::Down).await;
+}
