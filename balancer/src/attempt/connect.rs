@@ -107,13 +107,7 @@ impl Attempt<'_> {
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
             Err(Wait::Endpoint(failure)) => {
-                match failure {
-                    Failure::Timeout => slot.suspect(reads),
-                    _ => slot.settle(),
-                }
-                if failure == Failure::Unprocessed && slot.watch().is_going_away() {
-                    slot.retire_connection();
-                }
+                slot.failed(failure, reads);
                 Err(Failed::Endpoint(failure, Source::gone()))
             }
         }

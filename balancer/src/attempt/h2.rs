@@ -115,13 +115,7 @@ impl Attempt<'_> {
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
             Err(Wait::Endpoint(failure)) => {
-                match failure {
-                    Failure::Timeout => slot.suspect(reads),
-                    _ => slot.settle(),
-                }
-                if failure == Failure::Unprocessed && slot.watch().is_going_away() {
-                    slot.retire_connection();
-                }
+                slot.failed(failure, reads);
                 let source = pump.map(|pump| pump.cancel()).or(idle_source);
                 Err(Failed::Endpoint(failure, source.unwrap_or_else(Source::gone)))
             }

@@ -27,15 +27,19 @@ pub(crate) fn towards_endpoints(
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Config(error.to_string()))?;
-    let builder = match spec.verify {
-        Verify::Full => match &spec.authorities {
-            None => builder.with_root_certificates(RootCertStore::from_iter(TLS_SERVER_ROOTS.iter().cloned())),
-            Some(authorities) => {
-                let verifier = Authorised::new(authorities.certificates().map_err(TlsError::Config)?, provider)?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-            }
-        },
-        Verify::None => builder.dangerous().with_custom_certificate_verifier(Arc::new(Unverified(provider))),
+    let believes = match (spec.verify, &spec.authorities) {
+        (Verify::None, _) => Some(Believes::Anybody),
+        (Verify::Full, Some(authorities)) => {
+            let authorities = authorities.certificates().map_err(TlsError::Config)?;
+            Some(Believes::authorities(authorities, &provider)?)
+        }
+        (Verify::Full, None) => None,
+    };
+    let builder = match believes {
+        None => builder.with_root_certificates(RootCertStore::from_iter(TLS_SERVER_ROOTS.iter().cloned())),
+        Some(believes) => {
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(Verifier { believes, provider }))
+        }
     };
     Ok(Arc::new(match identity {
         Some(identity) => builder.with_client_cert_resolver(identity.clone()),
@@ -53,28 +57,39 @@ impl ResolvesClientCert for Certificates {
     }
 }
 
-/// Believes what the pool's authorities have signed, and the authorities themselves: `openssl req
-/// -x509` makes certificates that call themselves authorities, and whoever puts an endpoint's own
-/// among the authorities means that endpoint. The library refuses those (RFC 5280 section 4.2.1.9).
+/// Whom a pool believes. That whoever shows a certificate has its key is asked for in any case.
 #[derive(Debug)]
-struct Authorised {
-    signed: Arc<WebPkiServerVerifier>,
-    authorities: Vec<CertificateDer<'static>>,
+struct Verifier {
+    believes: Believes,
+    provider: Arc<CryptoProvider>,
 }
 
-impl Authorised {
-    fn new(authorities: Vec<CertificateDer<'static>>, provider: Arc<CryptoProvider>) -> Result<Authorised, TlsError> {
+#[derive(Debug)]
+enum Believes {
+    /// Any certificate, for pools that say `verify: none`.
+    Anybody,
+    /// What the pool's authorities have signed, and the authorities themselves: `openssl req -x509`
+    /// makes certificates that call themselves authorities, and whoever puts an endpoint's own among
+    /// the authorities means that endpoint. The library refuses those (RFC 5280 section 4.2.1.9).
+    Authorities { signed: Arc<WebPkiServerVerifier>, themselves: Vec<CertificateDer<'static>> },
+}
+
+impl Believes {
+    fn authorities(
+        themselves: Vec<CertificateDer<'static>>,
+        provider: &Arc<CryptoProvider>,
+    ) -> Result<Believes, TlsError> {
         let mut roots = RootCertStore::empty();
-        for certificate in &authorities {
+        for certificate in &themselves {
             roots.add(certificate.clone()).map_err(|error| TlsError::Config(error.to_string()))?;
         }
-        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+        let signed = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider.clone()).build();
         let signed = signed.map_err(|error| TlsError::Config(error.to_string()))?;
-        Ok(Authorised { signed, authorities })
+        Ok(Believes::Authorities { signed, themselves })
     }
 }
 
-impl ServerCertVerifier for Authorised {
+impl ServerCertVerifier for Verifier {
     fn verify_server_cert(
         &self,
         own: &CertificateDer<'_>,
@@ -83,9 +98,12 @@ impl ServerCertVerifier for Authorised {
         stapled: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        match self.signed.verify_server_cert(own, chain, name, stapled, now) {
+        let Believes::Authorities { signed, themselves } = &self.believes else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match signed.verify_server_cert(own, chain, name, stapled, now) {
             // The kind of error under which the library files this one.
-            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) if self.authorities.contains(own) => {
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_))) if themselves.contains(own) => {
                 let certificate = rustls::server::ParsedCertificate::try_from(own)?;
                 rustls::client::verify_server_name(&certificate, name)?;
                 Ok(ServerCertVerified::assertion())
@@ -100,7 +118,7 @@ impl ServerCertVerifier for Authorised {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed.verify_tls12_signature(message, certificate, signed)
+        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn verify_tls13_signature(
@@ -109,50 +127,10 @@ impl ServerCertVerifier for Authorised {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.signed.verify_tls13_signature(message, certificate, signed)
+        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.signed.supported_verify_schemes()
-    }
-}
-
-/// Believes any certificate, for pools that say `verify: none`. That whoever shows it has its key
-/// is still asked for.
-#[derive(Debug)]
-struct Unverified(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _own: &CertificateDer<'_>,
-        _chain: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _stapled: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signed, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider.signature_verification_algorithms.supported_schemes()
     }
 }

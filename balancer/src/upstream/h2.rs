@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::SendRequest;
+use tidelock_core::retry::Failure;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
@@ -138,6 +139,18 @@ impl Slot {
     /// The stream is a WebSocket's, which is given time to close when its endpoint is cut off.
     pub(crate) fn carries_tunnel(&self) {
         self.connection.carries_tunnels.set(true);
+    }
+
+    /// A request on the stream has failed before its response. `since` is the connection's reads when it
+    /// was sent.
+    pub(crate) fn failed(&self, failure: Failure, since: u64) {
+        match failure {
+            Failure::Timeout => self.suspect(since),
+            _ => self.settle(),
+        }
+        if failure == Failure::Unprocessed && self.watch().is_going_away() {
+            self.retire_connection();
+        }
     }
 
     /// Takes the connection out of use, for a failure that concerns all of it.
