@@ -176,6 +176,7 @@ impl ControlPlane {
         let (leave, stop) = (Leave::default(), CancellationToken::new());
         let exchange = Exchange {
             consensus: consensus.clone(),
+            published: published.clone(),
             name: config.name.clone(),
             admin: config.admin.advertise.clone(),
             reports,

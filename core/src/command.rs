@@ -145,13 +145,9 @@ impl Command {
     pub fn level(&self) -> u32 {
         match self {
             Command::PutPool { spec, .. } => spec.level(),
-            Command::SetHealth { .. }
-            | Command::SetObservers { .. }
-            | Command::SetMember { .. }
-            | Command::PutJoinToken { .. }
-            | Command::UseJoinToken { .. } => 2,
+            Command::SetHealth { .. } | Command::SetObservers { .. } => 2,
             Command::Batch { commands } => commands.iter().map(Command::level).max().unwrap_or(1),
-            // SetLevel too: it is proposed when every member can read it.
+            // What removes a node must not wait for that node to be upgraded, or to be heard of.
             _ => 1,
         }
     }

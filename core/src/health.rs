@@ -76,13 +76,14 @@ impl Health {
         (self.verdict, self.since_ms, self.detail) = (verdict, now_ms, detail.to_owned());
     }
 
-    /// Until when it stays down, whatever is seen.
-    pub fn held_until_ms(&self) -> u64 {
+    /// Whether it stays down, whatever is seen. A time to come was said by a clock that is ahead, which
+    /// holds nothing.
+    fn is_held(&self, now_ms: u64) -> bool {
         let hold = match self.falls {
             0 | 1 => 0,
             falls => HOLD_MS.saturating_mul(1 << (falls - 2).min(16)).min(HOLD_MAX_MS),
         };
-        self.since_ms.saturating_add(hold)
+        now_ms.checked_sub(self.since_ms).is_some_and(|down_for| down_for < hold)
     }
 }
 
@@ -149,9 +150,7 @@ pub fn verdicts(state: &State, nodes: &[Seen<'_>], now_ms: u64) -> Vec<Command> 
             let votes = votes(state, endpoint.id, nodes);
             let (verdict, detail) = match health.verdict {
                 Verdict::Up if votes.down >= votes.needed => (Verdict::Down, votes.detail),
-                Verdict::Down if votes.up >= votes.needed && now_ms >= health.held_until_ms() => {
-                    (Verdict::Up, String::new())
-                }
+                Verdict::Down if votes.up >= votes.needed && !health.is_held(now_ms) => (Verdict::Up, String::new()),
                 _ => continue,
             };
             let (pool, endpoint, id) = (pool_name.clone(), name.clone(), endpoint.id);
@@ -325,7 +324,13 @@ mod tests {
             }
             assert_eq!(fleet.judge(), Some(Verdict::Up), "{hold_s}");
         }
-        fleet.now_ms += FORGIVEN_AFTER_MS;
+        // A clock that was ahead when it said so.
+        fleet.says(0, down());
+        assert_eq!(fleet.judge(), Some(Verdict::Down));
+        fleet.says(0, None);
+        fleet.now_ms -= 1_000;
+        assert_eq!(fleet.judge(), Some(Verdict::Up));
+        fleet.now_ms += FORGIVEN_AFTER_MS + 1_000;
         fleet.says(0, down());
         assert_eq!(fleet.judge(), Some(Verdict::Down));
         fleet.says(0, None);

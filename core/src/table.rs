@@ -129,7 +129,8 @@ impl PoolTable {
     /// first, so that it is seen to work.
     pub fn warmth(&self, place: usize, now_s: u64) -> u64 {
         let Some(slow_start) = self.spec.health.as_ref().and_then(|health| health.slow_start_ms) else { return 1_000 };
-        let up_for_ms = now_s.saturating_sub(self.endpoints[place].since_s) * 1_000;
+        let Some(up_for_s) = now_s.checked_sub(self.endpoints[place].since_s) else { return 1_000 };
+        let up_for_ms = up_for_s * 1_000;
         (up_for_ms * 1_000 / slow_start.get()).clamp(100, 1_000)
     }
 

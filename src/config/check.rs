@@ -124,6 +124,9 @@ fn check_fleet(draft: FleetDraft, problems: &mut Problems) -> Option<Fleet> {
     if let (Some(join), Some(_)) = (&draft.join, &draft.founders) {
         problems.report(&join.source, "fleet.join", "stands beside fleet.founders: a node founds a fleet or joins one");
     }
+    if let Some(join) = draft.join.as_ref().filter(|join| join.value.is_empty()) {
+        problems.report(&join.source, "fleet.join", "names nobody: give the address of a node of the fleet");
+    }
     if let (Some(at), None) = (&draft.join_token_file, &draft.join) {
         problems.report(&at.source, "fleet.join_token_file", "is for a node that joins: give fleet.join");
     }

@@ -35,6 +35,8 @@ async fn a_dead_node_is_replaced_by_one_that_joins() {
     let other = (0..3).find(|i| ![leader, dead].contains(i)).expect("there are three");
     let steady = Steady::start(&[fleet.nodes[leader].http, fleet.nodes[other].http], 6);
     let dead_name = fleet.nodes[dead].name.clone();
+    let dead_id =
+        seen(&fleet, leader, &dead_name).await.expect("it is there")["id"].as_str().expect("an id").to_owned();
     fleet.nodes[dead].kill();
 
     // Through a node that does not lead.
@@ -69,9 +71,11 @@ async fn a_dead_node_is_replaced_by_one_that_joins() {
     fleet.nodes[other].until_ready().await;
     fleet.join(Some(&token));
     until_role(&fleet, leader, "e", &["outsider"]).await;
+    // It missed its own removal, serves nobody when it hears of it, and ends.
     fleet.nodes[dead].start();
-    until_role(&fleet, leader, &dead_name, &["outsider"]).await;
+    fleet.nodes[dead].until_ended().await;
     let role = json!({ "role": "voter" });
+    let path = format!("/v1/nodes/{dead_id}");
     let refused = fleet.nodes[leader].api.send(Method::PUT, &path, Some(role)).await.expect("an answer");
     assert_eq!(refused.status, StatusCode::CONFLICT, "{:?}", refused.body);
     assert_eq!(refused.json()["type"], "urn:tidelock:problem:node-gone");
@@ -97,9 +101,13 @@ async fn a_wiped_node_is_added_again() {
     .await;
     assert_ne!(old, new);
     let api = fleet.nodes[leader].api;
-    // Two nodes have the name now: it takes an id to say which one is meant.
-    let ambiguous = api.send(Method::DELETE, &format!("/v1/nodes/{name}"), None).await.expect("an answer");
-    assert_eq!(ambiguous.status, StatusCode::NOT_FOUND);
+    // Two nodes have the name now: it takes an id to say which one is meant, and one that is there.
+    let ambiguous = api.send(Method::PUT, &format!("/v1/nodes/{name}"), Some(json!({"role": "learner"}))).await;
+    assert_eq!(ambiguous.expect("an answer").status, StatusCode::NOT_FOUND);
+    for stranger in ["00000000000000ff", &new] {
+        let gone = api.send(Method::DELETE, &format!("/v1/nodes/{stranger}"), None).await.expect("an answer");
+        assert_eq!(gone.status, StatusCode::NOT_FOUND, "only a member can be removed");
+    }
     api.put(&format!("/v1/nodes/{new}"), json!({ "role": "voter" })).await;
     api.write(Method::DELETE, &format!("/v1/nodes/{old}"), None).await;
     eventually("the new one votes and the old one is gone", READY, async || {
@@ -115,12 +123,13 @@ async fn a_wiped_node_is_added_again() {
 /// The leader itself is taken out: it hands over first, and nothing is lost.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_is_removed_after_it_has_handed_over() {
-    let fleet = Fleet::start(3).await;
+    let mut fleet = Fleet::start(3).await;
     let leader = fleet.leader().await;
     let other = (0..3).find(|i| *i != leader).expect("there are three");
     let name = fleet.nodes[leader].name.clone();
     fleet.nodes[leader].api.write(Method::DELETE, &format!("/v1/nodes/{name}"), None).await;
-    until_role(&fleet, other, &name, &["outsider"]).await;
+    fleet.nodes[leader].until_ended().await;
+    eventually("it is no member", READY, async || seen(&fleet, other, &name).await.is_none().then_some(())).await;
     let written = fleet.nodes[other].api.put("/v1/pools/after", json!({})).await;
     assert!(written["epoch"].as_u64().is_some());
     // A voter is asked to lead, by the node that does.

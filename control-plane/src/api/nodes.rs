@@ -71,8 +71,8 @@ pub(super) async fn put(
     write.run(&api, Command::SetMember { node, wanted: membership.role.into() }).await
 }
 
-/// Removes a node for good: its id is not used again. It is not let go before a majority of the others
-/// is there to go on.
+/// Removes a node for good: its id is not used again. One that runs leaves by itself, as on SIGTERM, and
+/// is a member until it is silent; none is let go before a majority of the others is there to go on.
 #[utoipa::path(
     delete,
     path = "/v1/nodes/{node}",
@@ -85,7 +85,7 @@ pub(super) async fn remove(
     Segments(path): Segments<NodePath>,
     write: Write,
 ) -> Result<Response, Problem> {
-    let node = api.moment().node(&path.node).map_err(Problem::not_found)?;
+    let node = api.moment().member(&path.node).map_err(Problem::not_found)?;
     write.run(&api, Command::SetMember { node, wanted: Wanted::Gone }).await
 }
 

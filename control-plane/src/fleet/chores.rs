@@ -22,7 +22,7 @@ use super::leave::{Leave, LeaveState};
 use super::members::{self, Step};
 use super::roster::{self, Member, Roster};
 use crate::publish::Published;
-use crate::raft::{Role, Status};
+use crate::raft::Role;
 
 /// How often the leader looks. A drain ends at most this much later than it could; looking costs a
 /// walk over the drains that are under way.
@@ -96,12 +96,6 @@ fn observers(state: &State, members: &[Member], memory: &mut Memory, now_ms: u64
     is_due.then_some(Chore::NameObservers(command))
 }
 
-/// The voter to lead next: one that is heard of and stays.
-fn successor(members: &[Member]) -> Option<NodeId> {
-    let stays = |member: &&Member| member.report().is_some_and(|report| !report.leaving);
-    members.iter().filter(|member| !member.local && member.role == Role::Follower).find(stays).map(|member| member.id)
-}
-
 /// The chores that are due. `initial` is the level of the node's own configuration, if it has one. A fleet without a cookie key is a new one: only then is the initial
 /// configuration proposed, so that what an operator deletes later does not come back.
 pub(crate) fn next(
@@ -112,6 +106,7 @@ pub(crate) fn next(
     now_ms: u64,
 ) -> Vec<Chore> {
     let mut chores = Vec::new();
+    // A node's last word counts, however old: it does not forget. One never heard of may be old.
     let known = members.iter().map(Member::level).min().flatten().unwrap_or(1).min(LEVEL);
     if known > state.level() {
         chores.push(Chore::RaiseLevel(known));
@@ -143,7 +138,12 @@ pub(crate) fn next(
         chores.extend(drain::finished(state, &roster::seen(members), now_ms).into_iter().map(Chore::FinishDrain));
     }
     chores.extend(observers(state, members, memory, now_ms));
-    chores.extend(health::verdicts(state, &roster::seen(members), now_ms).into_iter().map(Chore::Judge));
+    // Those of one look in one entry: when many endpoints go down at once, one table tells of all.
+    let mut verdicts = health::verdicts(state, &roster::seen(members), now_ms);
+    match verdicts.len() {
+        0 | 1 => chores.extend(verdicts.pop().map(Chore::Judge)),
+        _ => chores.push(Chore::Judge(Command::Batch { commands: verdicts })),
+    }
     chores
 }
 
@@ -174,14 +174,16 @@ impl Chores {
             let members = self.roster.borrow().members(&raft, &[], now);
             if self.leave.state() != LeaveState::Serving && memory.may_hand_over(now) {
                 // Nobody to hand over to is fine: the others elect one when this node is gone.
-                if let Some(to) = successor(&members) {
+                if let Some(to) = members::successor(&self.published.state(), &raft, &members) {
                     tracing::info!(%to, "this node leaves and hands its leadership over");
                     memory.handed_over = Some(now);
                     self.consensus.hand_over(to);
                 }
             }
+            self.look_after_members(&members, &mut memory).await;
+            // What was proposed meanwhile has taken its time: look again.
+            let members = self.roster.borrow().members(&self.consensus.status(), &[], Instant::now());
             let state = self.published.state();
-            self.look_after_members(&state, &raft, &members, &mut memory).await;
             for chore in next(&state, &members, initial, &mut memory, clock::now_ms()) {
                 self.propose(chore, &mut memory).await;
             }
@@ -189,12 +191,9 @@ impl Chores {
     }
 
     /// Lets in who shows a good token, and takes the next step towards the members that operators want.
-    async fn look_after_members(&self, state: &State, raft: &Status, members: &[Member], memory: &mut Memory) {
-        let peers = self.consensus.peers();
-        for command in members::joining(state, &raft.membership, &peers, clock::now_ms()) {
-            self.propose(Chore::LetIn(command), memory).await;
-        }
-        match members::next(state, raft, members, &peers) {
+    async fn look_after_members(&self, members: &[Member], memory: &mut Memory) {
+        let (state, raft, peers) = (self.published.state(), self.consensus.status(), self.consensus.peers());
+        match members::next(&state, &raft, members, &peers) {
             Step::Nothing => {}
             Step::HandOver(to) if memory.may_hand_over(Instant::now()) => {
                 tracing::info!(%to, "this node shall not vote any more and hands its leadership over");
@@ -207,6 +206,9 @@ impl Chores {
                 // What is still wanted then is found at the next look.
                 Err(error) => tracing::info!(?changes, %error, "the membership was not changed yet"),
             },
+        }
+        for command in members::joining(&state, &raft.membership, &peers, clock::now_ms()) {
+            self.propose(Chore::LetIn(command), memory).await;
         }
     }
 

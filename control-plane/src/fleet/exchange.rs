@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tidelock_core::command::LEVEL;
 use tidelock_core::id::{Name, NodeId};
+use tidelock_core::member::Wanted;
 use tidelock_core::report::NodeReport;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -15,6 +16,7 @@ use tokio::time::MissedTickBehavior;
 use super::consensus::Consensus;
 use super::leave::{Leave, LeaveState};
 use super::roster::{Bulletin, Roster};
+use crate::publish::Published;
 use crate::raft::Report;
 
 /// A changed report goes out at most this often: counts change with every request.
@@ -24,6 +26,7 @@ const ALIVE_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Exchange {
     pub(crate) consensus: Consensus,
+    pub(crate) published: Published,
     pub(crate) name: Name,
     pub(crate) admin: Option<String>,
     /// From this node's data plane.
@@ -45,7 +48,10 @@ impl Exchange {
         let (mut peers_open, mut reporting) = (true, true);
         loop {
             tokio::select! {
-                _ = alive.tick(), if reporting => self.send(),
+                _ = alive.tick(), if reporting => {
+                    self.leave_if_removed(false);
+                    self.send();
+                }
                 _ = changed.tick(), if reporting => match self.reports.has_changed() {
                     Ok(true) => {
                         self.send();
@@ -71,7 +77,8 @@ impl Exchange {
         // The node has been asked before its data plane knows.
         report.leaving |= self.leave.state() != LeaveState::Serving;
         let (name, admin) = (self.name.clone(), self.admin.clone());
-        let bulletin = Bulletin { name, admin, level: LEVEL, report };
+        let removed = self.removed();
+        let bulletin = Bulletin { name, admin, level: LEVEL, removed, report };
         self.consensus.broadcast(bulletin.encode());
         self.note(NodeId(self.consensus.status().id), bulletin);
     }
@@ -79,8 +86,38 @@ impl Exchange {
     fn hear(&self, report: &Report) {
         let node = NodeId(report.from);
         match Bulletin::decode(&report.bytes) {
-            Ok(bulletin) => self.note(node, bulletin),
+            Ok(bulletin) => {
+                self.leave_if_removed(bulletin.removed.contains(&NodeId(self.consensus.status().id)));
+                self.note(node, bulletin);
+            }
             Err(error) => tracing::warn!(%node, %error, "a node's bulletin cannot be read and is dropped"),
+        }
+    }
+
+    /// Connected nodes that are no members any more. They get no entries: this is how they hear of it.
+    fn removed(&self) -> Vec<NodeId> {
+        let (state, membership) = (self.published.state(), self.consensus.status().membership);
+        let is_gone = |id: &NodeId| state.members.get(id) == Some(&Wanted::Gone) && !membership.contains(id.0);
+        self.consensus
+            .peers()
+            .iter()
+            .filter(|peer| peer.connected)
+            .map(|peer| NodeId(peer.id))
+            .filter(is_gone)
+            .collect()
+    }
+
+    /// A node that shall be gone sends its clients away and ends: nobody would count what it still
+    /// serves. It knows from the log, or from others if it was away.
+    fn leave_if_removed(&self, told: bool) {
+        let own = NodeId(self.consensus.status().id);
+        let is_gone = told || self.published.state().members.get(&own) == Some(&Wanted::Gone);
+        if is_gone && self.leave.state() == LeaveState::Serving {
+            tracing::warn!(
+                node = %own,
+                "this node has been removed from the fleet and leaves; wipe its data directory before it joins again"
+            );
+            self.leave.request();
         }
     }
 

@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use tidelock_core::command::{Command, Proposal};
+use tidelock_core::command::{Command, LEVEL, Proposal};
 use tidelock_core::id::NodeId;
 use tidelock_core::member::Wanted;
+use tidelock_core::state::Outcome;
 
 use super::clock;
 use crate::apply::Machine;
 use crate::publish;
 use crate::raft::recovery::{self, RecoveryError, Survivor};
-use crate::raft::{RedbStore, StoreError};
+use crate::raft::{RedbStore, StateMachine, StoreError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -58,12 +59,20 @@ impl Plan {
     /// Does it.
     pub fn carry_out(mut self) -> Result<(), Error> {
         let (publisher, _published) = publish::channel();
-        recovery::recover(&mut self.store, Machine::new(publisher), |survivor| {
+        recovery::recover(&mut self.store, Machine::new(publisher), |survivor, machine, mut index| {
             let gone = |id: &u64| Command::SetMember { node: NodeId(*id), wanted: Wanted::Gone };
-            let mut commands: Vec<Command> = survivor.others.iter().map(gone).collect();
-            commands.push(Command::SetMember { node: NodeId(survivor.id), wanted: Wanted::Voter });
-            let command = Command::Batch { commands };
-            Proposal { at_ms: clock::now_ms(), key: None, command }.encode()
+            let others = Command::Batch { commands: survivor.others.iter().map(gone).collect() };
+            // Refused where an operator wanted this very node gone: it would remove itself again.
+            let itself = Command::SetMember { node: NodeId(survivor.id), wanted: Wanted::Voter };
+            // A fleet of one knows what it can read.
+            for command in [Command::SetLevel { level: LEVEL }, others, itself] {
+                let proposal = Proposal { at_ms: clock::now_ms(), key: None, command };
+                match machine.apply(index, &proposal.encode()) {
+                    Outcome::Applied { .. } => index += 1,
+                    Outcome::Rejected { reason } => return Err(reason.to_string()),
+                }
+            }
+            Ok(index - 1)
         })?;
         Ok(())
     }

@@ -34,6 +34,9 @@ pub(crate) struct Bulletin {
     /// How much of the log's language it knows.
     #[serde(default = "first_level")]
     pub(crate) level: u32,
+    /// Nodes that are connected and have been removed: they may not have heard of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) removed: Vec<NodeId>,
     pub(crate) report: NodeReport,
 }
 
@@ -85,9 +88,8 @@ impl Member {
         self.bulletin.as_ref().filter(|_| fresh).map(|bulletin| &bulletin.report)
     }
 
-    /// How much of the log's language it knows, as far as it is heard of.
+    /// How much of the log's language it knows, by its last word.
     pub(crate) fn level(&self) -> Option<u32> {
-        self.report()?;
         self.bulletin.as_ref().map(|bulletin| bulletin.level)
     }
 
@@ -171,7 +173,13 @@ mod tests {
     use crate::raft::Membership;
 
     fn bulletin(name: &str) -> Arc<Bulletin> {
-        Arc::new(Bulletin { name: name.parse().unwrap(), admin: None, level: 1, report: NodeReport::default() })
+        Arc::new(Bulletin {
+            name: name.parse().unwrap(),
+            admin: None,
+            level: 1,
+            removed: Vec::new(),
+            report: NodeReport::default(),
+        })
     }
 
     fn raft(voters: &[u64], learners: &[u64]) -> Status {

@@ -69,18 +69,29 @@ pub(crate) fn decide(me: u64, own: &str, founders: &[String], heard: &BTreeMap<S
 /// Not at index 0: then nodes that join later, whose log is empty, always start from a snapshot and
 /// never wait for entries that were never written. All founders write the same bytes.
 pub fn found<S: Store>(store: &mut S, founders: &[u64], state: Vec<u8>) -> Result<(), StoreError> {
-    let begin = Position { index: 1, term: 1 };
+    begin(store, Position { index: 1, term: 1 }, founders, state)
+}
+
+/// Replaces whatever the store has by a snapshot of `state` at `begin`, with these voters.
+pub(super) fn begin<S: Store>(
+    store: &mut S,
+    begin: Position,
+    voters: &[u64],
+    state: Vec<u8>,
+) -> Result<(), StoreError> {
     let mut snapshot = Snapshot { data: state.into(), ..Snapshot::default() };
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (begin.index, begin.term);
-    metadata.set_conf_state((&Membership::of_voters(founders)).into());
+    metadata.set_conf_state((&Membership::of_voters(voters)).into());
     let mut hard_state = HardState::default();
     (hard_state.term, hard_state.commit) = (begin.term, begin.index);
     store.commit(&Write {
         snapshot: Some(&snapshot),
         log: LogStart::ResetTo(begin),
         hard_state: Some(&hard_state),
-        founders: Some(founders),
+        founders: Some(voters),
+        // Whoever it knew before is no part of this beginning.
+        addresses: Some(&[]),
         ..Write::default()
     })
 }

@@ -7,12 +7,12 @@
 
 use std::collections::BTreeSet;
 
-use raft::prelude::{EntryType, HardState, Snapshot};
+use raft::prelude::EntryType;
 
-use super::StateMachine;
 use super::driver::unframe;
 use super::membership::{self, Change, Membership};
-use super::storage::{Loaded, LogStart, Position, Store, StoreError, Write};
+use super::storage::{Loaded, Position, Store, StoreError};
+use super::{StateMachine, bootstrap};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RecoveryError {
@@ -22,6 +22,8 @@ pub enum RecoveryError {
     NeverInAFleet,
     #[error("the state on the disk cannot be read: {0}")]
     State(String),
+    #[error("the others cannot be removed, so nothing was changed: {0}")]
+    Farewell(String),
 }
 
 /// What a survivor knows, before anything is changed.
@@ -41,12 +43,12 @@ pub fn inspect(store: &mut impl Store) -> Result<Survivor, RecoveryError> {
     survivor(&load(store)?)
 }
 
-/// Makes the node the only voter of its fleet. `farewell` makes the last command of the old fleet, of
-/// what the survivor knows: it is in the state that the new one begins with.
+/// Makes the node the only voter of its fleet. `farewell` applies the last commands of the old fleet,
+/// from the index that it is given on, and says the last that it used, or why it cannot be done.
 pub fn recover<M: StateMachine>(
     store: &mut impl Store,
     mut machine: M,
-    farewell: impl FnOnce(&Survivor) -> Vec<u8>,
+    farewell: impl FnOnce(&Survivor, &mut M, u64) -> Result<u64, String>,
 ) -> Result<Survivor, RecoveryError> {
     let loaded = load(store)?;
     let survivor = survivor(&loaded)?;
@@ -60,22 +62,9 @@ pub fn recover<M: StateMachine>(
         }
     }
     // A new term, so that nothing of the old ones can be taken for a part of this log.
-    let begin = Position { index: survivor.last + 1, term: survivor.term + 1 };
-    machine.apply(begin.index, &farewell(&survivor));
-    let mut snapshot = Snapshot { data: machine.snapshot().into(), ..Snapshot::default() };
-    let metadata = snapshot.mut_metadata();
-    (metadata.index, metadata.term) = (begin.index, begin.term);
-    metadata.set_conf_state((&Membership::of_voters(&[survivor.id])).into());
-    let mut hard_state = HardState::default();
-    (hard_state.term, hard_state.commit) = (begin.term, begin.index);
-    store.commit(&Write {
-        snapshot: Some(&snapshot),
-        log: LogStart::ResetTo(begin),
-        hard_state: Some(&hard_state),
-        founders: Some(&[survivor.id]),
-        addresses: Some(&[]),
-        ..Write::default()
-    })?;
+    let index = farewell(&survivor, &mut machine, survivor.last + 1).map_err(RecoveryError::Farewell)?;
+    let begin = Position { index, term: survivor.term + 1 };
+    bootstrap::begin(store, begin, &[survivor.id], machine.snapshot())?;
     Ok(survivor)
 }
 
@@ -131,8 +120,14 @@ mod tests {
         let seen = inspect(&mut store).unwrap();
         assert_eq!((seen.id, seen.others.len()), (leader, 2));
         let machine = Register::new(std::sync::Arc::<std::sync::Mutex<Checker>>::default());
-        let farewell = 77_u64.to_be_bytes().to_vec();
-        assert_eq!(recover(&mut store, machine, |_| farewell).unwrap(), seen);
+        let refused = recover(&mut store, Register::new(Default::default()), |_, _, _| Err("no".to_owned()));
+        assert!(matches!(refused, Err(RecoveryError::Farewell(_))));
+        assert_eq!(inspect(&mut store).unwrap(), seen, "nothing was changed");
+        let farewell = |_: &Survivor, machine: &mut Register, index| {
+            machine.apply(index, &77_u64.to_be_bytes());
+            Ok(index)
+        };
+        assert_eq!(recover(&mut store, machine, farewell).unwrap(), seen);
         let machine = Register::new(std::sync::Arc::<std::sync::Mutex<Checker>>::default());
         let driver = Driver::open(config, store, machine).unwrap();
         let mut expected = before;

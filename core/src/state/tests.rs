@@ -245,9 +245,6 @@ proptest! {
 #[test]
 fn a_removed_node_does_not_come_back_and_a_token_is_good_once() {
     let mut fleet = Fleet::new();
-    let too_early = fleet.rejected(Command::SetMember { node: NodeId(7), wanted: Wanted::Voter });
-    assert_eq!(too_early, Rejection::FleetTooOld { needed: 2, level: 1 });
-    fleet.applied(Command::SetLevel { level: 2 });
     fleet.applied(Command::SetMember { node: NodeId(7), wanted: Wanted::Voter });
     fleet.applied(Command::SetMember { node: NodeId(7), wanted: Wanted::Gone });
     let back = fleet.rejected(Command::SetMember { node: NodeId(7), wanted: Wanted::Learner });
@@ -302,4 +299,19 @@ fn routes_are_built_anew_when_one_changes_or_a_pool_s_place_does() {
 
 fn endpoint_of(fleet: &Fleet, endpoint: &str) -> EndpointSpec {
     fleet.state.pools[&name("app")].endpoints[&name(endpoint)].spec.clone()
+}
+
+/// Until every member can read it: by newer nodes too, and not remembered under its key.
+#[test]
+fn what_older_nodes_cannot_read_is_rejected() {
+    let mut fleet = Fleet::new();
+    let observers = Command::SetObservers { nodes: vec![NodeId(1)] };
+    assert_eq!(fleet.rejected(observers.clone()), Rejection::FleetTooOld { needed: 2, level: 1 });
+    let key = Some(IdempotencyKey::try_from("again".to_owned()).unwrap());
+    let keyed = Proposal { at_ms: 0, key, command: observers };
+    let early = fleet.state.apply(Epoch(8), &keyed);
+    assert!(matches!(early, Outcome::Rejected { .. }));
+    assert!(fleet.state.check(0, &keyed.command).is_err());
+    fleet.applied(Command::SetLevel { level: 2 });
+    assert!(matches!(fleet.state.apply(Epoch(9), &keyed), Outcome::Applied { .. }), "the key is not used up");
 }

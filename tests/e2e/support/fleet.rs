@@ -219,6 +219,17 @@ impl Node {
         }
     }
 
+    /// Its process has ended, by itself and in order.
+    pub(crate) async fn until_ended(&mut self) {
+        let process = self.process.take().expect("it runs");
+        let wait = move || {
+            let mut process = process;
+            process.wait(READY)
+        };
+        let status = tokio::task::spawn_blocking(wait).await.expect("the wait ends");
+        assert!(status.success(), "{status}");
+    }
+
     /// Its admin API answers, whatever it says.
     pub(crate) async fn until_ready_or_not(&self) {
         eventually("an answer", READY, async || self.api.send(http::Method::GET, "/livez", None).await.ok()).await;

@@ -67,17 +67,27 @@ impl Moment {
         self.peers.iter().filter(|peer| peer.connected && !self.members.iter().any(|m| m.id.0 == peer.id))
     }
 
-    /// A node by its id, or by its name where only one has it.
+    /// A node by its id, or by its name where only one has it: of the fleet, or waiting to be added.
     pub(crate) fn node(&self, text: &str) -> Result<NodeId, String> {
-        if let Ok(id) = text.parse() {
-            return Ok(id);
-        }
-        let members = self.members.iter().filter(|member| member.label == text).map(|member| member.id);
-        let strangers = self.strangers().filter(|peer| peer.name == text).map(|peer| NodeId(peer.id));
-        let found: Vec<NodeId> = members.chain(strangers).collect();
+        let strangers = self.strangers().map(|peer| (NodeId(peer.id), peer.name.as_str()));
+        let members = self.members.iter().map(|member| (member.id, member.label.as_str()));
+        self.found(text, members.chain(strangers))
+    }
+
+    /// A member in the same way. A node that waits under the name of a lost one is not it.
+    pub(crate) fn member(&self, text: &str) -> Result<NodeId, String> {
+        self.found(text, self.members.iter().map(|member| (member.id, member.label.as_str())))
+    }
+
+    fn found<'a>(&self, text: &str, nodes: impl Iterator<Item = (NodeId, &'a str)>) -> Result<NodeId, String> {
+        let id: Option<NodeId> = text.parse().ok();
+        let is_known = |id: NodeId| self.state.members.contains_key(&id);
+        let is_meant = |(known, name): &(NodeId, &str)| Some(*known) == id || *name == text;
+        let mut found: Vec<NodeId> = nodes.filter(is_meant).map(|(id, _)| id).collect();
+        found.extend(id.filter(|id| found.is_empty() && is_known(*id)));
         match &found[..] {
             [id] => Ok(*id),
-            [] => Err(format!("There is no node {text}, neither in the fleet nor waiting to be added.")),
+            [] => Err(format!("There is no node {text} here. tidelock node list shows those that there are.")),
             several => {
                 let ids: Vec<String> = several.iter().map(ToString::to_string).collect();
                 Err(format!("Several nodes are called {text}: {}. Name one by its id.", ids.join(", ")))

@@ -29,26 +29,12 @@ fn member(id: u64, epoch: u64, requests: u64) -> Member {
         local: id == 1,
         label: format!("n{id}"),
         age: Some(Duration::ZERO),
-        bulletin: Some(Arc::new(Bulletin { name: name("n"), admin: None, level: 1, report })),
+        bulletin: Some(Arc::new(Bulletin { name: name("n"), admin: None, level: 1, removed: Vec::new(), report })),
     }
 }
 
 fn missing(id: u64) -> Member {
     Member { age: Some(roster::FRESH * 2), ..member(id, 1_000, 0) }
-}
-
-#[test]
-fn a_leaving_leader_hands_over_to_one_that_stays() {
-    let leaving = |id| {
-        let mut member = member(id, 5, 0);
-        let mut bulletin = (**member.bulletin.as_ref().unwrap()).clone();
-        bulletin.report.leaving = true;
-        member.bulletin = Some(Arc::new(bulletin));
-        member
-    };
-    let learner = Member { role: Role::Learner, ..member(4, 5, 0) };
-    assert_eq!(successor(&[member(1, 5, 0), leaving(2), missing(3), learner.clone()]), None);
-    assert_eq!(successor(&[member(1, 5, 0), leaving(2), learner, member(5, 5, 0)]), Some(NodeId(5)));
 }
 
 fn key(promoted: bool) -> CookieKey {

@@ -16,6 +16,7 @@ struct Fleet {
     state: State,
     raft: Status,
     away: Vec<u64>,
+    leaving: Vec<u64>,
 }
 
 impl Fleet {
@@ -32,7 +33,7 @@ impl Fleet {
             membership,
             matched,
         };
-        Fleet { state: State::default(), raft, away: Vec::new() }
+        Fleet { state: State::default(), raft, away: Vec::new(), leaving: Vec::new() }
     }
 
     fn want(mut self, node: u64, wanted: Wanted) -> Fleet {
@@ -45,7 +46,7 @@ impl Fleet {
         self
     }
 
-    fn next(&self) -> Step {
+    fn members(&self) -> Vec<Member> {
         let member = |id: u64| Member {
             id: NodeId(id),
             role: Role::Follower,
@@ -56,10 +57,15 @@ impl Fleet {
                 name: "n".parse().unwrap(),
                 admin: None,
                 level: 2,
-                report: NodeReport::default(),
+                removed: Vec::new(),
+                report: NodeReport { leaving: self.leaving.contains(&id), ..NodeReport::default() },
             })),
         };
-        let members: Vec<Member> = self.raft.membership.ids().map(member).collect();
+        self.raft.membership.ids().map(member).collect()
+    }
+
+    fn next(&self) -> Step {
+        let members = self.members();
         let peers: Vec<Peer> = (1..=9).filter(|id| !self.away.contains(id)).map(|id| peer(id, None)).collect();
         next(&self.state, &self.raft, &members, &peers)
     }
@@ -121,11 +127,45 @@ fn no_step_takes_the_majority_away() {
 #[test]
 fn a_leader_that_shall_go_hands_over_first() {
     let fleet = Fleet::new(&[1, 2, 3], &[]).want(1, Wanted::Gone);
-    assert_eq!(fleet.next(), Step::HandOver(NodeId(2)));
+    assert_eq!(fleet.next(), Step::HandOver(NodeId(3)));
     assert_eq!(fleet.away(2).next(), Step::Nothing, "two of the others must be there to decide");
     let mut joint = Fleet::new(&[1, 2, 3], &[]).want(4, Wanted::Learner);
     joint.raft.membership.voters_outgoing = vec![1, 2];
     assert_eq!(joint.next(), Step::Nothing, "one change at a time");
+}
+
+/// Not to one that leaves or shall not lead either, or it would come back at once.
+#[test]
+fn leadership_goes_to_one_that_stays_and_has_most_of_the_log() {
+    let mut fleet = Fleet::new(&[1, 2, 3, 4, 5, 6], &[7]).away(6).want(5, Wanted::Learner);
+    fleet.leaving.push(4);
+    fleet.raft.matched.insert(2, 1_001);
+    let next = |fleet: &Fleet| successor(&fleet.state, &fleet.raft, &fleet.members());
+    assert_eq!(next(&fleet), Some(NodeId(2)));
+    fleet.raft.matched.insert(2, 900);
+    assert_eq!(next(&fleet), Some(NodeId(3)));
+    let nobody = Fleet::new(&[1, 2], &[3]).away(2);
+    assert_eq!(next(&nobody), None, "a learner cannot lead");
+}
+
+/// As long as it may be serving, drains ask it for its word.
+#[test]
+fn a_node_that_shall_be_gone_is_a_member_until_it_is_silent() {
+    for (voters, learners) in [(&[1, 2, 3, 4][..], &[][..]), (&[1, 2, 3], &[4])] {
+        let fleet = Fleet::new(voters, learners).want(4, Wanted::Gone);
+        assert_eq!(fleet.next(), Step::Nothing);
+        assert_eq!(fleet.away(4).next(), Step::Change(vec![Change::Remove(4)]));
+    }
+}
+
+#[test]
+fn a_young_fleet_s_learner_must_have_something() {
+    let mut fleet = Fleet::new(&[1], &[2]).want(2, Wanted::Voter);
+    fleet.raft.commit = 5;
+    fleet.raft.matched.insert(2, 0);
+    assert_eq!(fleet.next(), Step::Nothing);
+    fleet.raft.matched.insert(2, 5);
+    assert_eq!(fleet.next(), Step::Change(vec![Change::AddVoter(2)]));
 }
 
 #[test]
@@ -139,6 +179,9 @@ fn who_shows_a_good_token_joins() {
     let membership = Membership::of_voters(&[1, 2]);
     let used = Command::UseJoinToken { sha256: crate::raft::sha256("secret"), node: NodeId(9) };
     assert_eq!(joining(&state, &membership, &peers, 200), std::slice::from_ref(&used));
+    let stale = Peer { connected: false, ..peer(10, Some("secret")) };
+    let with_stale = [&peers[..], &[stale]].concat();
+    assert_eq!(joining(&state, &membership, &with_stale, 200), std::slice::from_ref(&used), "a disk that was lost");
     assert_eq!(joining(&state, &membership, &peers, 500), [], "too late");
     state.apply(Epoch(3), &Proposal { at_ms: 200, key: None, command: used });
     assert_eq!(joining(&state, &membership, &peers, 300), []);

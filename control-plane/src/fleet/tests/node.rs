@@ -81,8 +81,13 @@ impl TestNode {
 
     /// Another node says something.
     pub(crate) async fn hear(&self, node: u64, name: &str, report: NodeReport) {
-        let bulletin =
-            Bulletin { name: name.parse().unwrap(), admin: None, level: tidelock_core::command::LEVEL, report };
+        let bulletin = Bulletin {
+            name: name.parse().unwrap(),
+            admin: None,
+            level: tidelock_core::command::LEVEL,
+            removed: Vec::new(),
+            report,
+        };
         self.hear_bytes(node, bulletin.encode()).await;
     }
 
