@@ -3,6 +3,7 @@
 //! and [`connect`] for WebSockets.
 
 pub(crate) mod connect;
+pub(crate) mod events;
 pub(crate) mod h1;
 mod h2;
 
@@ -15,9 +16,10 @@ use http::Response;
 use tidelock_core::retry::Failure;
 use tidelock_core::spec::PoolSpec;
 
+use self::events::{Events, Next};
 use crate::body::{Abort, Piece, Received};
 use crate::exchange::Exchange;
-use crate::lease::Lease;
+use crate::lease::{Lasts, Lease};
 use crate::source::Source;
 use crate::timers::Idle;
 use crate::upload::Uploaded;
@@ -114,12 +116,16 @@ pub(crate) struct Proxied {
     /// Released last: the endpoint counts the request until both directions have ended.
     lease: Option<Lease>,
     state: State,
+    /// Of an event stream.
+    events: Option<Box<Events>>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     Running,
     Whole,
+    /// The balancer has ended it, where it may be ended.
+    Closed,
     Broken,
 }
 
@@ -159,7 +165,15 @@ impl Way {
 
 impl Proxied {
     fn new(way: Way, idle: Duration, lease: Lease) -> Proxied {
-        Proxied { way, idle: Idle::new(idle), lease: Some(lease), state: State::Running }
+        Proxied { way, idle: Idle::new(idle), lease: Some(lease), state: State::Running, events: None }
+    }
+
+    /// It is an event stream: a drain counts it as what lasts, and may close it between two events.
+    pub(crate) fn lasts(&mut self, events: Events) {
+        if let Some(lease) = &mut self.lease {
+            lease.lasts(Lasts::EventStream);
+        }
+        self.events = Some(Box::new(events));
     }
 
     /// The response had no body: its head was its end.
@@ -169,7 +183,7 @@ impl Proxied {
 
     /// Whether it is known now that nothing more comes.
     pub(crate) fn is_end(&self) -> bool {
-        self.way.is_end()
+        self.state == State::Closed || self.way.is_end()
     }
 
     /// Whether the request's body is still being sent.
@@ -183,6 +197,16 @@ impl Proxied {
 
     /// What comes next; drives the upload too, so it must be polled while a piece is being sent.
     pub(crate) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
+        if let Some(events) = &mut self.events {
+            match events.poll(cx) {
+                Next::GoOn => {}
+                Next::End => {
+                    self.state = State::Closed;
+                    return Poll::Ready(Piece::End);
+                }
+                Next::Cut => return Poll::Ready(self.broken(Abort::Gone)),
+            }
+        }
         // The response comes first: one that is whole ends the upload, whose last frame then
         // does not go out any more (H3).
         let piece = self.way.poll_piece(cx);
@@ -202,6 +226,9 @@ impl Proxied {
             Poll::Ready(Piece::Aborted(abort)) => Poll::Ready(self.broken(abort)),
             Poll::Ready(piece) => {
                 self.idle.moved();
+                if let (Some(events), Piece::Data(data)) = (&mut self.events, &piece) {
+                    events.follow(data);
+                }
                 Poll::Ready(piece)
             }
             Poll::Pending => match self.idle.poll(cx) {

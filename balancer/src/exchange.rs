@@ -162,6 +162,10 @@ impl Exchange {
         if let Some(kept) = self.kept.take() {
             self.head.headers = kept.restore();
         }
+        let of_endpoint = !matches!(failure, Failure::Full | Failure::Unprocessed | Failure::Stale);
+        if of_endpoint && let Some(endpoint) = self.pool_view().endpoints.get(choice.endpoint) {
+            endpoint.state.count_outcome(self.worker.index, false);
+        }
         let tries = &mut self.tries;
         let before = tries.last.replace(failure);
         let of_connection = |failure| matches!(failure, Failure::Unprocessed | Failure::Stale);
@@ -230,6 +234,7 @@ impl Exchange {
             _ => {}
         }
         self.access.head(response.status());
+        endpoint.state.count_outcome(self.worker.index, !response.status().is_server_error());
         let version = response.version();
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields, version);

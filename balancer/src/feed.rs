@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidelock_core::id::{EndpointId, Epoch};
+use tidelock_core::id::{EndpointId, Epoch, NodeId};
 use tidelock_core::plan::{Change, changes};
 use tidelock_core::report::NodeReport;
 use tidelock_core::state::Phase;
@@ -54,6 +54,20 @@ impl Registry {
         (oldest > 0).then_some(Epoch(oldest))
     }
 
+    /// How fast this node closes what lasts on endpoints that drain at a pace.
+    fn pace(&self, node: NodeId, before: &Table, table: &Table) {
+        if Arc::ptr_eq(&before.closing, &table.closing) {
+            return;
+        }
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in before.closing.keys().chain(table.closing.keys()) {
+            let rate = table.closing.get(id).and_then(|shares| shares.get(&node)).copied().unwrap_or(0);
+            if let Some(state) = endpoints.get(id) {
+                state.pace.set(rate);
+            }
+        }
+    }
+
     fn apply(&self, changes: &[Change]) {
         for change in changes {
             match change {
@@ -79,13 +93,20 @@ impl Registry {
             .map(|state| (state.id, state.counts()))
             .filter(|(_, counts)| !counts.is_zero())
             .collect();
-        NodeReport { epoch, leaving, version: env!("CARGO_PKG_VERSION").to_owned(), endpoints: counts, health }
+        let outcomes = endpoints
+            .values()
+            .filter(|state| table.watched.contains(&state.id))
+            .map(|state| (state.id, state.outcomes()))
+            .collect();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        NodeReport { epoch, leaving, version, endpoints: counts, health, outcomes }
     }
 }
 
 /// Carries tables to the workers and reports back, until the control plane's end of the tables is
 /// gone.
 pub(crate) async fn run(
+    node: NodeId,
     registry: Arc<Registry>,
     observations: Arc<Observations>,
     tickets: Arc<FleetTickets>,
@@ -103,6 +124,7 @@ pub(crate) async fn run(
             // Gates first: from here on no worker takes what the new table refuses, whichever
             // table it reads.
             registry.apply(&changes(&current, &next));
+            registry.pace(node, &current, &next);
             tickets.adopt(&next);
             workers.send_replace(next.clone());
             current = next;

@@ -10,10 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tidelock_core::command::DrainMode;
 use tidelock_core::id::EndpointId;
-use tidelock_core::report::Counts;
+use tidelock_core::report::{Counts, Outcomes};
 use tidelock_core::state::Phase;
 use tokio::sync::Notify;
 
+use crate::pace::NodePace;
+use crate::telemetry::Counter;
 use crate::upstream::places::{Places, RequestPlace};
 
 /// What may be sent to an endpoint now.
@@ -59,6 +61,26 @@ const COUNT: u64 = (1 << 62) - 1;
 struct Line {
     word: AtomicU64,
     websockets: AtomicU64,
+    event_streams: AtomicU64,
+    /// Attempts by how they went; only the worker whose line it is writes them.
+    good: Counter,
+    failed: Counter,
+}
+
+/// What does not end by itself, and is counted apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    WebSocket,
+    EventStream,
+}
+
+impl Line {
+    fn lasting(&self, kind: Lasts) -> &AtomicU64 {
+        match kind {
+            Lasts::WebSocket => &self.websockets,
+            Lasts::EventStream => &self.event_streams,
+        }
+    }
 }
 
 /// What all workers share of one endpoint.
@@ -68,6 +90,8 @@ pub(crate) struct EndpointState {
     lines: Box<[Line]>,
     /// Of all workers together, where the pool limits them.
     pub(crate) places: Places,
+    /// At which this node closes what lasts on it.
+    pub(crate) pace: NodePace,
     /// A request could not reach it: whoever looks after it may want to look now.
     pub(crate) suspected: Notify,
 }
@@ -78,6 +102,7 @@ impl EndpointState {
             id,
             lines: (0..workers).map(|_| Line::default()).collect(),
             places: Places::default(),
+            pace: NodePace::default(),
             suspected: Notify::new(),
         };
         state.set_gate(gate);
@@ -108,7 +133,19 @@ impl EndpointState {
         Counts {
             requests: sum(|line| line.word.load(Ordering::Acquire) & COUNT),
             websockets: sum(|line| line.websockets.load(Ordering::Acquire)),
+            event_streams: sum(|line| line.event_streams.load(Ordering::Acquire)),
         }
+    }
+
+    /// An attempt on it has ended, or has a response.
+    pub(crate) fn count_outcome(&self, worker: usize, is_good: bool) {
+        let line = &self.lines[worker];
+        if is_good { line.good.add() } else { line.failed.add() }
+    }
+
+    pub(crate) fn outcomes(&self) -> Outcomes {
+        let sum = |read: fn(&Line) -> u64| self.lines.iter().map(read).sum();
+        Outcomes { good: sum(|line| line.good.load()), failed: sum(|line| line.failed.load()) }
     }
 }
 
@@ -118,7 +155,7 @@ impl EndpointState {
 pub(crate) struct Lease {
     state: Arc<EndpointState>,
     worker: usize,
-    websocket: bool,
+    lasts: Option<Lasts>,
     /// Given back with it.
     place: Option<RequestPlace>,
 }
@@ -129,7 +166,7 @@ impl Lease {
         let word = &state.lines[worker].word;
         let before = word.fetch_add(1, Ordering::AcqRel);
         if Gate::admits(before, pinned) {
-            return Some(Lease { state: state.clone(), worker, websocket: false, place: None });
+            return Some(Lease { state: state.clone(), worker, lasts: None, place: None });
         }
         word.fetch_sub(1, Ordering::AcqRel);
         None
@@ -145,21 +182,20 @@ impl Lease {
         self.place = place;
     }
 
-    /// Counts the request as a WebSocket too.
-    pub(crate) fn into_websocket(mut self) -> Lease {
-        if !self.websocket {
-            self.websocket = true;
-            self.state.lines[self.worker].websockets.fetch_add(1, Ordering::AcqRel);
+    /// Counts the request as one that lasts too.
+    pub(crate) fn lasts(&mut self, kind: Lasts) {
+        if self.lasts.is_none() {
+            self.lasts = Some(kind);
+            self.state.lines[self.worker].lasting(kind).fetch_add(1, Ordering::AcqRel);
         }
-        self
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         let line = &self.state.lines[self.worker];
-        if self.websocket {
-            line.websockets.fetch_sub(1, Ordering::AcqRel);
+        if let Some(kind) = self.lasts {
+            line.lasting(kind).fetch_sub(1, Ordering::AcqRel);
         }
         line.word.fetch_sub(1, Ordering::AcqRel);
     }
@@ -173,11 +209,15 @@ mod tests {
     fn a_closed_gate_admits_nothing_and_counts_what_is_left() {
         let state = EndpointState::new(EndpointId(1), 2, Gate::Open);
         let first = Lease::take(&state, 0, false).unwrap();
-        let second = Lease::take(&state, 1, false).unwrap().into_websocket();
+        let mut second = Lease::take(&state, 1, false).unwrap();
+        second.lasts(Lasts::WebSocket);
+        let mut third = Lease::take(&state, 1, false).unwrap();
+        third.lasts(Lasts::EventStream);
         state.set_gate(Gate::Closed);
         assert!(Lease::take(&state, 0, true).is_none());
-        assert_eq!(state.counts(), Counts { requests: 2, websockets: 1 });
+        assert_eq!(state.counts(), Counts { requests: 3, websockets: 1, event_streams: 1 });
         drop(first);
+        drop(third);
         drop(second);
         assert!(state.counts().is_zero());
         state.set_gate(Gate::Pinned);

@@ -23,6 +23,7 @@ mod kept;
 mod lease;
 mod listener;
 mod outbox;
+mod pace;
 mod proxy;
 mod respond;
 mod socket;
@@ -161,7 +162,7 @@ impl Balancer {
         let run = move || run_observer(observer, tables_seen, stage_of_checks);
         workers.push(spawn_worker("health".to_owned(), tell_end, run).map_err(StartError::Thread)?);
         counters.push(counters_of_checks);
-        tokio::spawn(feed::run(registry, observations, tickets, tables, to_workers, reporter, stage_seen));
+        tokio::spawn(feed::run(node, registry, observations, tickets, tables, to_workers, reporter, stage_seen));
         tokio::spawn(follow_certificates(certificates, stage_end));
         Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open })
     }

@@ -6,6 +6,7 @@ use http::Response;
 use tidelock_core::retry::Verdict;
 
 use crate::access::Access;
+use crate::attempt::events::{Events, is_event_stream};
 use crate::attempt::{Attempt, Failed, Interim, Proxied};
 use crate::body::{Abort, Received};
 use crate::exchange::Exchange;
@@ -46,6 +47,10 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
         let mut attempt = Attempt { exchange: &mut exchange, endpoint: &endpoint, pool: &pool.spec, interim };
         match attempt.run(source, lease).await {
             Ok(mut response) => {
+                if is_event_stream(response.headers()) && !response.body().is_end() {
+                    let events = Events::new(&endpoint, &exchange.worker.counters);
+                    response.body_mut().lasts(events);
+                }
                 exchange.finish_head(&choice, &endpoint, &mut response);
                 return Outbound::Response(response.map(OutBody::Proxied), exchange.access);
             }

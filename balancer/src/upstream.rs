@@ -5,6 +5,7 @@ mod backoff;
 pub(crate) mod dial;
 pub(crate) mod h1;
 pub(crate) mod h2;
+pub(crate) mod lasting;
 pub(crate) mod places;
 pub(crate) mod watch;
 
@@ -26,6 +27,7 @@ use crate::socket::Socket;
 use crate::worker::Worker;
 use backoff::Backoff;
 use dial::{Dialer, Spoken, Wanted};
+use lasting::Lasting;
 use places::{QueueFull, RequestPlace};
 
 /// One endpoint as one worker has it. It lives as long as the endpoint, through every table.
@@ -50,6 +52,7 @@ pub(crate) struct Endpoint {
     cut: Rc<Flag>,
     /// The drain whose deadline is being waited for.
     deadline_of: Cell<Option<DrainId>>,
+    lasting: Lasting,
 }
 
 /// What lending a stream takes.
@@ -217,6 +220,7 @@ impl Endpoint {
             connections: Rc::default(),
             cut: Rc::default(),
             deadline_of: Cell::new(None),
+            lasting: Lasting::default(),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::attempt::{Attempt, Failed, Interim};
 use crate::body::Received;
 use crate::exchange::Exchange;
 use crate::proxy::{OutBody, Outbound, aborted, own};
+use crate::upstream::lasting::Open;
 use crate::worker::Worker;
 use open::{Opened, open};
 
@@ -87,7 +88,8 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
                 if asked == AskedBy::Connect {
                     exchange.worker.counters.websockets_by_connect.add();
                 }
-                let tunnel = Tunnel::new(side, &endpoint, lease, pool.spec.timeouts.websocket_idle_ms.duration());
+                let open = Open::on(&endpoint, &exchange.worker.counters);
+                let tunnel = Tunnel::new(side, open, lease, pool.spec.timeouts.websocket_idle_ms.duration());
                 return Outbound::Switch(head, exchange.access, rest, Box::new(tunnel));
             }
             Ok(Opened::Refused(head)) => {

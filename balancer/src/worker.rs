@@ -208,6 +208,11 @@ impl Worker {
                 endpoint.retire();
             }
         }
+        if !table.closing.is_empty() {
+            for endpoint in pools.iter().flat_map(|pool| &pool.endpoints) {
+                endpoint.close_at_pace(&self.counters);
+            }
+        }
         let epoch = table.epoch;
         self.view.replace(Rc::new(View { table, pools }));
         self.registry.adopted(self.index, epoch);

@@ -5,20 +5,24 @@
 //! can read an entry. A command that this version does not know is an error here and is refused
 //! at proposal; it never reaches `apply`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::affinity::CookieKey;
 use crate::health::Verdict;
-use crate::id::{DrainId, EndpointId, Name, NodeId};
+use crate::id::{DrainId, EndpointId, Name, NodeId, SwitchoverId};
 use crate::member::{JoinToken, Wanted};
+use crate::pace::Pace;
 use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
+use crate::switchover::SwitchoverSpec;
 
 /// The version of the encoding, the first byte of each entry.
 pub const VERSION: u8 = 1;
 
 /// How much of the log's language this build knows. It grows with each release that adds commands, or
 /// fields to specs: nodes of the release before cannot read those.
-pub const LEVEL: u32 = 2;
+pub const LEVEL: u32 = 3;
 
 /// A command with what the proposer knew: who, when, and under which key it may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,6 +92,9 @@ pub enum Command {
         mode: DrainMode,
         deadline_ms: Option<u64>,
         reason: String,
+        /// How fast what does not end by itself is closed; without it that waits for the deadline.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pace: Option<Pace>,
     },
     CancelDrain {
         pool: Name,
@@ -97,6 +104,31 @@ pub enum Command {
     FinishDrain {
         drain: DrainId,
         forced: bool,
+    },
+    /// The leader's own: which part of their paces the nodes close at.
+    ShareClosing {
+        shares: BTreeMap<DrainId, BTreeMap<NodeId, u64>>,
+    },
+    /// The leader's own: the drain's sessions have had their time, its streams follow at its pace.
+    EndSessions {
+        drain: DrainId,
+    },
+    StartSwitchover {
+        pool: Name,
+        spec: SwitchoverSpec,
+    },
+    /// The leader's own: enough endpoints of the new side are up.
+    ShiftSwitchover {
+        switchover: SwitchoverId,
+    },
+    /// The leader's own: the old side is empty.
+    FinishSwitchover {
+        switchover: SwitchoverId,
+    },
+    /// By request; or the leader's own, when the new side fails.
+    RollBackSwitchover {
+        switchover: SwitchoverId,
+        reason: String,
     },
     /// The leader's own: a key to seal cookies with.
     PutCookieKey {
@@ -146,6 +178,13 @@ impl Command {
         match self {
             Command::PutPool { spec, .. } => spec.level(),
             Command::SetHealth { .. } | Command::SetObservers { .. } => 2,
+            Command::StartDrain { pace: Some(_), .. }
+            | Command::ShareClosing { .. }
+            | Command::EndSessions { .. }
+            | Command::StartSwitchover { .. }
+            | Command::ShiftSwitchover { .. }
+            | Command::FinishSwitchover { .. }
+            | Command::RollBackSwitchover { .. } => 3,
             Command::Batch { commands } => commands.iter().map(Command::level).max().unwrap_or(1),
             // What removes a node must not wait for that node to be upgraded, or to be heard of.
             _ => 1,
@@ -228,8 +267,30 @@ mod tests {
                 mode: DrainMode::Streams,
                 deadline_ms: Some(5),
                 reason: "x".into(),
+                pace: None,
             },
             r#"{"op":"start-drain","pool":"app","endpoint":"a","mode":"streams","deadline_ms":5,"reason":"x"}"#,
+        );
+        let start = r#"{"op":"start-drain","pool":"app","endpoint":"a","mode":"sessions","deadline_ms":null,"reason":"","pace":50}"#;
+        golden(serde_json::from_str(start).unwrap(), start);
+        golden(
+            Command::ShareClosing { shares: [(DrainId(9), [(NodeId(0xab), 500)].into())].into() },
+            r#"{"op":"share-closing","shares":{"d9":{"00000000000000ab":500}}}"#,
+        );
+        golden(Command::EndSessions { drain: DrainId(9) }, r#"{"op":"end-sessions","drain":"d9"}"#);
+        let start = r#"{"op":"start-switchover","pool":"app","spec":{"from":{"revision":"v1"},"to":{"endpoints":["b"]},"mode":"streams","pace":50,"deadline_ms":300000,"min_ready":1,"wait_ms":600000,"max_error_percent":5,"reason":"x"}}"#;
+        golden(serde_json::from_str(start).unwrap(), start);
+        golden(
+            Command::ShiftSwitchover { switchover: SwitchoverId(9) },
+            r#"{"op":"shift-switchover","switchover":"s9"}"#,
+        );
+        golden(
+            Command::FinishSwitchover { switchover: SwitchoverId(9) },
+            r#"{"op":"finish-switchover","switchover":"s9"}"#,
+        );
+        golden(
+            Command::RollBackSwitchover { switchover: SwitchoverId(9), reason: "x".into() },
+            r#"{"op":"roll-back-switchover","switchover":"s9","reason":"x"}"#,
         );
         golden(
             Command::SetHealth {

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::command::Command;
-use crate::id::{DrainId, Epoch, NodeId};
+use crate::id::{DrainId, NodeId};
 use crate::report::{Counts, NodeReport};
 use crate::state::{Drain, DrainState, State};
 
@@ -40,7 +40,7 @@ pub enum NodeProgress {
 }
 
 pub fn progress(id: DrainId, drain: &Drain, nodes: &[Seen<'_>]) -> Progress {
-    let epoch = Epoch(id.0 & ((1 << 48) - 1));
+    let epoch = id.epoch();
     let mut progress = Progress { safe: !nodes.is_empty(), ..Progress::default() };
     for seen in nodes {
         let reported = seen.report.filter(|report| report.epoch.is_some_and(|at| at >= epoch));
@@ -85,7 +85,7 @@ pub fn finished(state: &State, nodes: &[Seen<'_>], now_ms: u64) -> Vec<Command> 
 mod tests {
     use super::*;
     use crate::command::DrainMode;
-    use crate::id::EndpointId;
+    use crate::id::{EndpointId, Epoch};
 
     fn drain(mode: DrainMode, deadline_ms: Option<u64>) -> Drain {
         Drain {
@@ -98,11 +98,15 @@ mod tests {
             reason: String::new(),
             state: DrainState::Draining,
             ended_ms: None,
+            pace: None,
+            switchover: None,
+            shares: BTreeMap::new(),
+            shared: None,
         }
     }
 
     fn report(epoch: u64, requests: u64) -> NodeReport {
-        let counts = Counts { requests, websockets: 0 };
+        let counts = Counts { requests, ..Counts::default() };
         let endpoints = if requests == 0 { BTreeMap::new() } else { [(EndpointId(3), counts)].into() };
         NodeReport { epoch: Some(Epoch(epoch)), endpoints, ..NodeReport::default() }
     }

@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::Command;
 use crate::drain::Seen;
-use crate::id::{EndpointId, NodeId};
+use crate::id::{EndpointId, Epoch, NodeId};
 use crate::report::Observed;
 use crate::ring;
 use crate::spec::HealthSpec;
-use crate::state::State;
+use crate::state::{Endpoint, State};
 
 /// Nodes that look at one endpoint, if the fleet has so many. Two of three can be wrong about nothing
 /// that the third sees.
@@ -160,6 +160,15 @@ pub fn verdicts(state: &State, nodes: &[Seen<'_>], now_ms: u64) -> Vec<Command> 
     commands
 }
 
+/// Whether `endpoint` is up by its verdict, and by most of its observers in reports from `since` on: an
+/// endpoint counts as up before anybody has looked.
+pub fn is_seen_up(state: &State, endpoint: &Endpoint, since: Epoch, nodes: &[Seen<'_>]) -> bool {
+    let is_late = |seen: &&Seen<'_>| seen.report.is_some_and(|report| report.epoch >= Some(since));
+    let late: Vec<Seen<'_>> = nodes.iter().filter(is_late).cloned().collect();
+    let votes = votes(state, endpoint.id, &late);
+    endpoint.health.verdict == Verdict::Up && votes.up >= votes.needed
+}
+
 struct Votes {
     up: usize,
     down: usize,
@@ -202,7 +211,7 @@ pub fn observers_change(state: &State, live: &[NodeId]) -> Option<Command> {
 mod tests {
     use super::*;
     use crate::command::Proposal;
-    use crate::id::{Epoch, Name};
+    use crate::id::Name;
     use crate::report::NodeReport;
 
     fn name(text: &str) -> Name {

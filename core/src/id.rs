@@ -101,49 +101,81 @@ number!(
     EndpointId
 );
 
-/// A drain: the epoch that began it, written `d9`.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct DrainId(pub u64);
+macro_rules! lettered {
+    ($(#[$doc:meta])* $name:ident, $letter:literal, $what:literal, $invalid:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(pub u64);
 
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a drain's id: they look like \"d9\"")]
-pub struct InvalidDrainId(String);
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+        #[error("{0:?} is not {what}: they look like \"{letter}9\"", what = $what, letter = $letter)]
+        pub struct $invalid(String);
 
-impl FromStr for DrainId {
-    type Err = InvalidDrainId;
+        impl $name {
+            /// The epoch that began it.
+            pub fn epoch(self) -> Epoch {
+                Epoch(self.0 & ((1 << NTH_SHIFT) - 1))
+            }
 
-    fn from_str(text: &str) -> Result<Self, InvalidDrainId> {
-        let number = text.strip_prefix('d').and_then(|n| n.parse().ok());
-        number.map(DrainId).ok_or_else(|| InvalidDrainId(text.chars().take(80).collect()))
-    }
+            /// The first one of `epoch` that is free: a batch can begin several, and those behind the
+            /// first count on in the upper bits.
+            pub(crate) fn free(epoch: Epoch, is_taken: impl Fn(&Self) -> bool) -> Self {
+                let mut id = $name(epoch.0);
+                while is_taken(&id) {
+                    id.0 += 1 << NTH_SHIFT;
+                }
+                id
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = $invalid;
+
+            fn from_str(text: &str) -> Result<Self, $invalid> {
+                let number = text.strip_prefix($letter).and_then(|n| n.parse().ok());
+                number.map($name).ok_or_else(|| $invalid(text.chars().take(80).collect()))
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = $invalid;
+
+            fn try_from(text: String) -> Result<Self, $invalid> {
+                text.parse()
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> String {
+                id.to_string()
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{}{}", $letter, self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+    };
 }
 
-impl TryFrom<String> for DrainId {
-    type Error = InvalidDrainId;
+const NTH_SHIFT: u32 = 48;
 
-    fn try_from(text: String) -> Result<Self, InvalidDrainId> {
-        text.parse()
-    }
-}
-
-impl From<DrainId> for String {
-    fn from(id: DrainId) -> String {
-        id.to_string()
-    }
-}
-
-impl fmt::Display for DrainId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "d{}", self.0)
-    }
-}
-
-impl fmt::Debug for DrainId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
+lettered!(
+    /// A drain: the epoch that began it, written `d9`.
+    DrainId, 'd', "a drain's id", InvalidDrainId
+);
+lettered!(
+    /// A switchover: the epoch that began it, written `s9`.
+    SwitchoverId, 's', "a switchover's id", InvalidSwitchoverId
+);
 
 /// A node of the fleet: minted at random for each data directory, never zero, written as 16 hex
 /// digits. (A Raft id that comes back with an empty disk breaks Raft, so it never does.)
@@ -209,6 +241,11 @@ mod tests {
     #[test]
     fn ids_survive_their_text() {
         assert_eq!("d12".parse(), Ok(DrainId(12)));
+        assert_eq!("s12".parse(), Ok(SwitchoverId(12)));
+        assert_eq!(
+            "d1".parse::<SwitchoverId>().unwrap_err().to_string(),
+            "\"d1\" is not a switchover's id: they look like \"s9\""
+        );
         assert_eq!(NodeId(0xab).to_string().parse(), Ok(NodeId(0xab)));
         assert!("0".parse::<NodeId>().is_err());
         assert!("12".parse::<DrainId>().is_err());

@@ -19,6 +19,25 @@ pub struct NodeReport {
     /// What this node, as an observer, does not find up.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub health: BTreeMap<EndpointId, Observed>,
+    /// How requests went on the endpoints that a switchover leads to, since the node started.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub outcomes: BTreeMap<EndpointId, Outcomes>,
+}
+
+/// How attempts on one endpoint went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Outcomes {
+    /// With a response below 500.
+    pub good: u64,
+    /// With one of 500 or more, or without one.
+    pub failed: u64,
+}
+
+impl std::ops::AddAssign for Outcomes {
+    fn add_assign(&mut self, other: Outcomes) {
+        self.good += other.good;
+        self.failed += other.failed;
+    }
 }
 
 /// What an observer has seen of an endpoint that is not up.
@@ -35,14 +54,23 @@ pub enum Observed {
 /// What is alive on one endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Requests, WebSockets among them, whose streams have not ended in both directions.
+    /// Requests, WebSockets and event streams among them, whose streams have not ended in both
+    /// directions.
     pub requests: u64,
     pub websockets: u64,
+    /// Responses of type `text/event-stream`.
+    #[serde(default)]
+    pub event_streams: u64,
 }
 
 impl Counts {
     pub fn is_zero(&self) -> bool {
-        self.requests == 0 && self.websockets == 0
+        *self == Counts::default()
+    }
+
+    /// What does not end by itself, and what a drain closes at its pace.
+    pub fn lasting(&self) -> u64 {
+        self.websockets + self.event_streams
     }
 }
 
@@ -50,5 +78,6 @@ impl std::ops::AddAssign for Counts {
     fn add_assign(&mut self, other: Counts) {
         self.requests += other.requests;
         self.websockets += other.websockets;
+        self.event_streams += other.event_streams;
     }
 }

@@ -4,21 +4,30 @@
 //! every build. Pools and routes are shared by `Arc`: a change copies the one that it touches,
 //! and the table compiler sees by the pointer what has not changed.
 
+mod drains;
+mod members;
+mod outcome;
+mod switchovers;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::drains::DrainPlan;
+use self::outcome::Made;
 use crate::affinity::CookieKey;
 use crate::command::{Command, DrainMode, IdempotencyKey, Proposal};
 use crate::health::{Health, Verdict};
-use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, PoolId};
-use crate::member::{JoinToken, MAX_JOIN_TOKENS, MAX_MEMBERS, Wanted};
+use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, PoolId, SwitchoverId};
+use crate::member::{JoinToken, Wanted};
 use crate::ring::RingHash;
 use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
+use crate::switchover::{Stage, Switchover};
 
-/// Drains that have ended are kept for people to look at, this many.
-const ENDED_DRAINS_KEPT: usize = 64;
+pub use self::drains::{Drain, DrainState};
+pub use self::outcome::{Outcome, Rejection};
+
 /// Repeats are recognised among this many of the newest proposals that carried a key.
 const KEYS_KEPT: usize = 1_024;
 /// Bounds on the state, which travels whole in a Raft snapshot.
@@ -36,6 +45,8 @@ pub struct State {
     pub pools: BTreeMap<Name, Arc<Pool>>,
     pub routes: BTreeMap<Name, Arc<RouteSpec>>,
     pub drains: BTreeMap<DrainId, Drain>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub switchovers: BTreeMap<SwitchoverId, Switchover>,
     pub cookie_keys: Vec<CookieKey>,
     #[serde(default)]
     pub observers: Observers,
@@ -106,82 +117,6 @@ impl Phase {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Drain {
-    pub pool: Name,
-    pub endpoint: Name,
-    pub endpoint_id: EndpointId,
-    pub mode: DrainMode,
-    pub started_ms: u64,
-    /// Unix time in milliseconds at which what is left is cut.
-    pub deadline_ms: Option<u64>,
-    pub reason: String,
-    pub state: DrainState,
-    /// When it ended, Unix time in milliseconds.
-    pub ended_ms: Option<u64>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum DrainState {
-    Draining,
-    /// Nothing was left, on any node.
-    Drained,
-    /// The deadline came first; what was left has been cut.
-    Forced,
-    Cancelled,
-    /// The endpoint was deleted or replaced meanwhile.
-    Removed,
-}
-
-/// What a command came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", tag = "outcome", deny_unknown_fields)]
-pub enum Outcome {
-    Applied { epoch: Epoch, drain: Option<DrainId> },
-    Rejected { reason: Rejection },
-}
-
-/// Why a valid command cannot be applied to the present state.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-#[serde(rename_all = "kebab-case", tag = "code", deny_unknown_fields)]
-pub enum Rejection {
-    #[error("there is no pool {pool}")]
-    UnknownPool { pool: Name },
-    #[error("pool {pool} has no endpoint {endpoint}")]
-    UnknownEndpoint { pool: Name, endpoint: Name },
-    #[error("there is no route {route}")]
-    UnknownRoute { route: Name },
-    #[error("pool {pool} is used by route {route}: delete or change that first")]
-    PoolInUse { pool: Name, route: Name },
-    #[error("route {other} already has this host and path prefix")]
-    DuplicateRoute { other: Name },
-    #[error("endpoint {other} of this pool already has the address {address}")]
-    DuplicateAddress { other: Name, address: String },
-    #[error("endpoint {endpoint} of pool {pool} is {phase}, it cannot be drained again")]
-    NotActive { pool: Name, endpoint: Name, phase: String },
-    #[error("endpoint {endpoint} of pool {pool} is not draining or drained")]
-    NotDraining { pool: Name, endpoint: Name },
-    #[error("the drain {drain} is not under way")]
-    UnknownDrain { drain: DrainId },
-    #[error(
-        "this needs level {needed} of the fleet's language, and the fleet has {level}: not every node has been upgraded, or \
-         heard of since. tidelock node list shows their versions"
-    )]
-    FleetTooOld { needed: u32, level: u32 },
-    #[error("node {node} was removed, and its id is not used again: wipe its data directory, then it is another node")]
-    NodeGone { node: NodeId },
-    #[error("there is no such join token: it is wrong, used, or too old")]
-    UnknownJoinToken {},
-    #[error("at most {limit} {what}")]
-    LimitReached { what: String, limit: u64 },
-    #[error("this node cannot read the command: {detail}")]
-    Unreadable { detail: String },
-    #[error("command {index} of the batch: {reason}")]
-    InBatch { index: u64, reason: Box<Rejection> },
-}
-
 impl State {
     /// Applies the entry at `epoch`. A rejected command changes nothing but the epoch.
     pub fn apply(&mut self, epoch: Epoch, proposal: &Proposal) -> Outcome {
@@ -196,7 +131,7 @@ impl State {
             return outcome.clone();
         }
         let outcome = match self.try_apply(epoch, proposal.at_ms, &proposal.command) {
-            Ok(drain) => Outcome::Applied { epoch, drain },
+            Ok(made) => Outcome::Applied { epoch, drain: made.drain(), switchover: made.switchover() },
             Err(reason) => Outcome::Rejected { reason },
         };
         if let Some(key) = &proposal.key {
@@ -226,60 +161,47 @@ impl State {
         if needed > level { Err(Rejection::FleetTooOld { needed, level }) } else { Ok(()) }
     }
 
-    fn try_apply(&mut self, epoch: Epoch, now_ms: u64, command: &Command) -> Result<Option<DrainId>, Rejection> {
+    fn try_apply(&mut self, epoch: Epoch, now_ms: u64, command: &Command) -> Result<Made, Rejection> {
         match command {
-            Command::PutPool { name, spec } => self.put_pool(name, spec, now_ms).map(|()| None),
-            Command::DeletePool { name } => self.delete_pool(name, now_ms).map(|()| None),
-            Command::PutEndpoint { pool, name, spec } => self.put_endpoint(pool, name, spec, now_ms).map(|()| None),
-            Command::DeleteEndpoint { pool, name } => self.delete_endpoint(pool, name, now_ms).map(|()| None),
-            Command::PutRoute { name, spec } => self.put_route(name, spec).map(|()| None),
+            Command::PutPool { name, spec } => self.put_pool(name, spec, now_ms).map(|()| Made::Nothing),
+            Command::DeletePool { name } => self.delete_pool(name, now_ms).map(|()| Made::Nothing),
+            Command::PutEndpoint { pool, name, spec } => {
+                self.put_endpoint(pool, name, spec, now_ms).map(|()| Made::Nothing)
+            }
+            Command::DeleteEndpoint { pool, name } => self.delete_endpoint(pool, name, now_ms).map(|()| Made::Nothing),
+            Command::PutRoute { name, spec } => self.put_route(name, spec).map(|()| Made::Nothing),
             Command::DeleteRoute { name } => match self.routes.remove(name) {
-                Some(_) => Ok(None),
+                Some(_) => Ok(Made::Nothing),
                 None => Err(Rejection::UnknownRoute { route: name.clone() }),
             },
-            Command::StartDrain { pool, endpoint, mode, deadline_ms, reason } => {
-                let drain = self.free_drain_id(epoch);
-                let (phase, id) = {
-                    let endpoint = self.endpoint_mut(pool, endpoint)?;
-                    (&mut endpoint.phase, endpoint.id)
-                };
-                if !matches!(phase, Phase::Active {}) {
-                    let phase = phase.name().to_owned();
-                    return Err(Rejection::NotActive { pool: pool.clone(), endpoint: endpoint.clone(), phase });
-                }
-                *phase = Phase::Draining { drain, mode: *mode, deadline_ms: *deadline_ms };
-                let record = Drain {
-                    pool: pool.clone(),
-                    endpoint: endpoint.clone(),
-                    endpoint_id: id,
+            Command::StartDrain { pool, endpoint, mode, deadline_ms, reason, pace } => {
+                let plan = DrainPlan {
                     mode: *mode,
-                    started_ms: now_ms,
                     deadline_ms: *deadline_ms,
+                    pace: *pace,
                     reason: reason.clone(),
-                    state: DrainState::Draining,
-                    ended_ms: None,
+                    switchover: None,
                 };
-                self.drains.insert(drain, record);
-                Ok(Some(drain))
+                self.start_drain(epoch, now_ms, pool, endpoint, plan).map(Made::Drain)
             }
-            Command::CancelDrain { pool, endpoint } => {
-                let target = self.endpoint_mut(pool, endpoint)?;
-                let Some(drain) = target.phase.drain() else {
-                    return Err(Rejection::NotDraining { pool: pool.clone(), endpoint: endpoint.clone() });
-                };
-                target.phase = Phase::Active {};
-                self.end_drain(drain, DrainState::Cancelled, now_ms);
-                Ok(Some(drain))
+            Command::CancelDrain { pool, endpoint } => self.cancel_drain(pool, endpoint, now_ms).map(Made::Drain),
+            Command::FinishDrain { drain, forced } => self.finish_drain(*drain, *forced, now_ms).map(Made::Drain),
+            Command::ShareClosing { shares } => {
+                self.share_closing(epoch, shares);
+                Ok(Made::Nothing)
             }
-            Command::FinishDrain { drain, forced } => {
-                let under_way = self.drains.get(drain).filter(|d| d.state == DrainState::Draining);
-                let Some((pool, endpoint)) = under_way.map(|d| (d.pool.clone(), d.endpoint.clone())) else {
-                    return Err(Rejection::UnknownDrain { drain: *drain });
-                };
-                self.endpoint_mut(&pool, &endpoint)?.phase = Phase::Drained { drain: *drain };
-                let state = if *forced { DrainState::Forced } else { DrainState::Drained };
-                self.end_drain(*drain, state, now_ms);
-                Ok(Some(*drain))
+            Command::EndSessions { drain } => self.end_sessions(*drain).map(Made::Drain),
+            Command::StartSwitchover { pool, spec } => {
+                self.start_switchover(epoch, now_ms, pool, spec).map(Made::Switchover)
+            }
+            Command::ShiftSwitchover { switchover } => {
+                self.shift_switchover(epoch, now_ms, *switchover).map(Made::Switchover)
+            }
+            Command::FinishSwitchover { switchover } => {
+                self.finish_switchover(*switchover, now_ms).map(Made::Switchover)
+            }
+            Command::RollBackSwitchover { switchover, reason } => {
+                self.roll_back_switchover(epoch, now_ms, *switchover, reason).map(Made::Switchover)
             }
             Command::PutCookieKey { key } => {
                 self.cookie_keys.retain(|known| known.id != key.id);
@@ -287,7 +209,7 @@ impl State {
                 if self.cookie_keys.len() > MAX_COOKIE_KEYS {
                     self.cookie_keys.remove(0);
                 }
-                Ok(None)
+                Ok(Made::Nothing)
             }
             Command::SetHealth { pool, endpoint, id, verdict, detail } => {
                 let target = self.endpoint_mut(pool, endpoint)?;
@@ -295,57 +217,33 @@ impl State {
                     return Err(Rejection::UnknownEndpoint { pool: pool.clone(), endpoint: endpoint.clone() });
                 }
                 target.health.set(*verdict, detail, now_ms);
-                Ok(None)
+                Ok(Made::Nothing)
             }
             Command::SetObservers { nodes } => {
                 self.observers = Observers { nodes: nodes.clone(), since: Some(epoch) };
-                Ok(None)
+                Ok(Made::Nothing)
             }
             Command::SetLevel { level } => {
                 self.level = self.level.max(*level);
-                Ok(None)
+                Ok(Made::Nothing)
             }
-            Command::SetMember { node, wanted } => self.set_member(*node, *wanted).map(|()| None),
-            Command::PutJoinToken { token } => {
-                self.join_tokens.retain(|known| known.expires_ms > now_ms && known.sha256 != token.sha256);
-                if self.join_tokens.len() >= MAX_JOIN_TOKENS {
-                    return Err(Rejection::LimitReached { what: "join tokens".into(), limit: MAX_JOIN_TOKENS as u64 });
-                }
-                self.join_tokens.push(token.clone());
-                Ok(None)
-            }
+            Command::SetMember { node, wanted } => self.set_member(*node, *wanted).map(|()| Made::Nothing),
+            Command::PutJoinToken { token } => self.put_join_token(token, now_ms).map(|()| Made::Nothing),
             Command::UseJoinToken { sha256, node } => {
-                let is_good = |token: &JoinToken| token.sha256 == *sha256 && token.expires_ms > now_ms;
-                let place = self.join_tokens.iter().position(is_good).ok_or(Rejection::UnknownJoinToken {})?;
-                let wanted = self.join_tokens[place].wanted;
-                self.set_member(*node, wanted)?;
-                self.join_tokens.remove(place);
-                Ok(None)
+                self.use_join_token(sha256, *node, now_ms).map(|()| Made::Nothing)
             }
             Command::Batch { commands } => {
                 // All or nothing: work on a copy. Pools and routes are shared, so it is cheap.
                 let mut copy = self.clone();
-                let mut last = None;
+                let mut last = Made::Nothing;
                 for (index, command) in commands.iter().enumerate() {
                     let in_batch = |reason| Rejection::InBatch { index: index as u64, reason: Box::new(reason) };
-                    last = copy.try_apply(epoch, now_ms, command).map_err(in_batch)?.or(last);
+                    last = last.then(copy.try_apply(epoch, now_ms, command).map_err(in_batch)?);
                 }
                 *self = copy;
                 Ok(last)
             }
         }
-    }
-
-    fn set_member(&mut self, node: NodeId, wanted: Wanted) -> Result<(), Rejection> {
-        let before = self.members.get(&node);
-        if before == Some(&Wanted::Gone) && wanted != Wanted::Gone {
-            return Err(Rejection::NodeGone { node });
-        }
-        if before.is_none() && self.members.len() >= MAX_MEMBERS {
-            return Err(Rejection::LimitReached { what: "nodes".into(), limit: MAX_MEMBERS as u64 });
-        }
-        self.members.insert(node, wanted);
-        Ok(())
     }
 
     fn put_pool(&mut self, name: &Name, spec: &PoolSpec, now_ms: u64) -> Result<(), Rejection> {
@@ -373,6 +271,10 @@ impl State {
             return Err(Rejection::PoolInUse { pool: name.clone(), route: route.clone() });
         }
         let pool = self.pools.remove(name).ok_or_else(|| Rejection::UnknownPool { pool: name.clone() })?;
+        let of_pool = self.switchovers.iter().find(|(_, s)| s.pool == *name && s.stage.is_under_way());
+        if let Some(id) = of_pool.map(|(id, _)| *id) {
+            self.end_switchover(id, Stage::RolledBack, "the pool was deleted", now_ms);
+        }
         for drain in pool.endpoints.values().filter_map(|e| e.phase.drain()) {
             self.end_drain(drain, DrainState::Removed, now_ms);
         }
@@ -447,31 +349,6 @@ impl State {
             return Err(Rejection::UnknownEndpoint { pool: pool.clone(), endpoint: endpoint.clone() });
         }
         Ok(Arc::make_mut(known).endpoints.get_mut(endpoint).expect("looked up above"))
-    }
-
-    /// A drain is named for the epoch that began it. A batch can begin several in one epoch:
-    /// those behind the first count on in the upper bits.
-    fn free_drain_id(&self, epoch: Epoch) -> DrainId {
-        let mut id = DrainId(epoch.0);
-        while self.drains.contains_key(&id) {
-            id.0 += 1 << 48;
-        }
-        id
-    }
-
-    fn end_drain(&mut self, drain: DrainId, state: DrainState, now_ms: u64) {
-        if let Some(record) = self.drains.get_mut(&drain) {
-            record.state = state;
-            record.ended_ms = Some(now_ms);
-        }
-        let ended = self.drains.iter().filter(|(_, d)| d.state != DrainState::Draining);
-        let held =
-            |id: &DrainId| self.pools.values().any(|p| p.endpoints.values().any(|e| e.phase.drain() == Some(*id)));
-        let surplus = ended.clone().count().saturating_sub(ENDED_DRAINS_KEPT);
-        let old: Vec<DrainId> = ended.map(|(id, _)| *id).filter(|id| !held(id)).take(surplus).collect();
-        for id in old {
-            self.drains.remove(&id);
-        }
     }
 
     fn mint(&mut self) -> u64 {

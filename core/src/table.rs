@@ -3,6 +3,7 @@
 //! It is compiled from the state and the table before it: what a change did not touch is shared,
 //! so that an edit to one pool costs what that pool costs.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use crate::affinity::Sealer;
@@ -12,7 +13,8 @@ use crate::id::{EndpointId, Epoch, Name, NodeId, PoolId};
 use crate::ring::{self, Member, Ring};
 use crate::route::{NoRoute, Route, RouteIndex};
 use crate::spec::{Address, PoolSpec};
-use crate::state::{Phase, Pool, State};
+use crate::state::{DrainState, Phase, Pool, State};
+use crate::switchover;
 use crate::ticket::TicketSealer;
 
 #[derive(Debug)]
@@ -24,6 +26,11 @@ pub struct Table {
     pub tickets: Arc<TicketSealer>,
     /// The nodes that look after endpoints.
     pub observers: Arc<[NodeId]>,
+    /// How much of its drain's pace each node closes at, of endpoints that close at one; in closes in
+    /// 1,000 seconds.
+    pub closing: Arc<BTreeMap<EndpointId, BTreeMap<NodeId, u64>>>,
+    /// The endpoints whose outcomes are to be reported.
+    pub watched: Arc<BTreeSet<EndpointId>>,
     routes: Arc<RouteIndex>,
     keys: Vec<crate::affinity::CookieKey>,
 }
@@ -95,7 +102,10 @@ impl Table {
             Some(before) if *before.observers == *state.observers.nodes => before.observers.clone(),
             _ => state.observers.nodes.clone().into(),
         };
-        Table { epoch, pools, sealer, tickets, observers, routes, keys: state.cookie_keys.clone() }
+        let closing = shared(closing(state), before.map(|before| &before.closing));
+        let watched = shared(switchover::watched(state), before.map(|before| &before.watched));
+        let keys = state.cookie_keys.clone();
+        Table { epoch, pools, sealer, tickets, observers, closing, watched, routes, keys }
     }
 
     /// See [`RouteIndex::find`].
@@ -139,6 +149,16 @@ impl PoolTable {
         let found = self.by_id.binary_search_by(|place| self.endpoints[*place as usize].id.cmp(&id)).ok()?;
         Some(self.by_id[found] as usize)
     }
+}
+
+/// What was there before, if it is the same.
+fn shared<T: PartialEq>(now: T, before: Option<&Arc<T>>) -> Arc<T> {
+    before.filter(|before| ***before == now).cloned().unwrap_or_else(|| Arc::new(now))
+}
+
+fn closing(state: &State) -> BTreeMap<EndpointId, BTreeMap<NodeId, u64>> {
+    let drains = state.drains.values().filter(|drain| drain.state == DrainState::Draining && !drain.shares.is_empty());
+    drains.map(|drain| (drain.endpoint_id, drain.shares.clone())).collect()
 }
 
 /// The active endpoints, by their place in the table.

@@ -1,8 +1,6 @@
 //! An open WebSocket: bytes pass both ways as they come. Frames are followed so that the balancer
 //! can close one with a code, between two messages, when its endpoint must be left.
 
-use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,10 +10,9 @@ use tracing::debug;
 use super::CLOSE_TIME;
 use super::frames::{Frames, GOING_AWAY, RESTART, close, masked_close};
 use super::side::{Gone, Side};
-use crate::flag::Raised;
-use crate::lease::Lease;
+use crate::lease::{Lasts, Lease};
 use crate::timers::Idle;
-use crate::upstream::Endpoint;
+use crate::upstream::lasting::Open;
 
 pub(crate) struct Tunnel {
     upstream: Box<dyn Side>,
@@ -24,7 +21,7 @@ pub(crate) struct Tunnel {
     up: Direction,
     down: Direction,
     idle: Idle,
-    cut: Raised,
+    open: Open,
     /// The balancer closes it: until then at the latest.
     closing: Option<Idle>,
 }
@@ -59,14 +56,15 @@ enum Broken {
 }
 
 impl Tunnel {
-    pub(super) fn new(upstream: Box<dyn Side>, endpoint: &Rc<Endpoint>, lease: Lease, idle: Duration) -> Tunnel {
+    pub(super) fn new(upstream: Box<dyn Side>, open: Open, mut lease: Lease, idle: Duration) -> Tunnel {
+        lease.lasts(Lasts::WebSocket);
         Tunnel {
             upstream,
-            lease: lease.into_websocket(),
+            lease,
             up: Direction::default(),
             down: Direction::default(),
             idle: Idle::new(idle),
-            cut: endpoint.until_cut(),
+            open,
             closing: None,
         }
     }
@@ -74,8 +72,8 @@ impl Tunnel {
     /// Passes bytes on; ready when both sides have ended, one has gone, or nothing moves for too
     /// long.
     pub(crate) fn poll(&mut self, downstream: &mut dyn Side, cx: &mut Context<'_>) -> Poll<()> {
-        if self.closing.is_none() && Pin::new(&mut self.cut).poll(cx).is_ready() {
-            debug!("a WebSocket is closed at its drain's deadline");
+        if self.closing.is_none() && self.open.poll_close(cx).is_ready() {
+            debug!("a WebSocket is closed for its endpoint's drain");
             self.closing = Some(Idle::new(CLOSE_TIME));
             self.up.close(masked_close(GOING_AWAY, [0x55; 4]));
             self.down.close(close(RESTART));
@@ -189,6 +187,8 @@ fn with_restart(data: Bytes, second: usize) -> Bytes {
 mod tests {
     use std::cell::RefCell;
     use std::collections::VecDeque;
+    use std::rc::Rc;
+    use std::sync::Arc;
     use std::task::Waker;
 
     use tidelock_core::id::EndpointId;
@@ -196,6 +196,7 @@ mod tests {
 
     use super::*;
     use crate::lease::{EndpointState, Gate};
+    use crate::upstream::Endpoint;
     use crate::upstream::dial::Dialer;
 
     /// A side that says what is in `says` and then waits, and writes down what it is sent.
@@ -237,7 +238,7 @@ mod tests {
         let address = "127.0.0.1:1".parse().unwrap();
         let dialer = Rc::new(Dialer::new(&PoolSpec::default(), None));
         let endpoint = Rc::new(Endpoint::new(EndpointId(1), "a".parse().unwrap(), address, state, dialer));
-        Tunnel::new(Box::new(upstream), &endpoint, lease, Duration::from_secs(60))
+        Tunnel::new(Box::new(upstream), Open::on(&endpoint, &Arc::default()), lease, Duration::from_secs(60))
     }
 
     /// It refuses what it was sent, says why, and closes: what the client sends meanwhile cannot be

@@ -11,7 +11,7 @@ use crate::hpack::field;
 use crate::http1::Http1;
 
 pub(crate) fn counts(requests: u64, websockets: u64) -> Counts {
-    Counts { requests, websockets }
+    Counts { requests, websockets, ..Counts::default() }
 }
 
 /// A download that has begun: its streams here and there, and the session's cookie.

@@ -110,6 +110,11 @@ impl Fleet {
         self.tables.send_replace(Arc::new(Table::compile(&state, Some(&before))));
     }
 
+    /// The newest epoch.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.get()
+    }
+
     /// Every worker reads the newest table.
     pub(crate) async fn adopted(&self) {
         let epoch = Epoch(self.epoch.get());
@@ -151,7 +156,7 @@ impl Fleet {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         let deadline_ms = deadline.map(|deadline| (now + deadline).as_millis() as u64);
         let (pool, endpoint) = (name("app"), name(&endpoint.name));
-        self.apply(Command::StartDrain { pool, endpoint, mode, deadline_ms, reason: String::new() });
+        self.apply(Command::StartDrain { pool, endpoint, mode, deadline_ms, reason: String::new(), pace: None });
         self.adopted().await;
     }
 

@@ -26,5 +26,6 @@ mod h8_websockets;
 mod health;
 mod leaving;
 mod limits;
+mod pace;
 mod passing;
 mod tls;

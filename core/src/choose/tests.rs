@@ -62,7 +62,10 @@ fn apply(state: &mut State, command: Command) {
 
 fn drain(state: &mut State, endpoint: &str, mode: DrainMode) {
     let reason = String::new();
-    apply(state, Command::StartDrain { pool: name("p"), endpoint: name(endpoint), mode, deadline_ms: None, reason });
+    apply(
+        state,
+        Command::StartDrain { pool: name("p"), endpoint: name(endpoint), mode, deadline_ms: None, reason, pace: None },
+    );
 }
 
 fn request(cookie: Option<&str>) -> HeaderMap {

@@ -32,7 +32,7 @@ impl Fleet {
 
     fn applied(&mut self, command: Command) -> Option<DrainId> {
         match self.apply(command.clone()) {
-            Outcome::Applied { epoch, drain } => {
+            Outcome::Applied { epoch, drain, .. } => {
                 assert_eq!(epoch, Epoch(self.epoch));
                 drain
             }
@@ -69,7 +69,14 @@ fn two_endpoints() -> Fleet {
 
 fn start(endpoint: &str) -> Command {
     let mode = DrainMode::Streams;
-    Command::StartDrain { pool: name("app"), endpoint: name(endpoint), mode, deadline_ms: None, reason: String::new() }
+    Command::StartDrain {
+        pool: name("app"),
+        endpoint: name(endpoint),
+        mode,
+        deadline_ms: None,
+        reason: String::new(),
+        pace: None,
+    }
 }
 
 #[test]
@@ -175,7 +182,14 @@ fn any_command() -> impl Strategy<Value = Command> {
         both.clone().prop_map(|(pool, name)| Command::DeleteEndpoint { pool, name }),
         pools.prop_map(|pool| Command::PutRoute { name: pool.clone(), spec: route_to(pool.as_str()) }),
         both.clone().prop_map(|(pool, endpoint)| {
-            Command::StartDrain { pool, endpoint, mode: DrainMode::Sessions, deadline_ms: None, reason: String::new() }
+            Command::StartDrain {
+                pool,
+                endpoint,
+                mode: DrainMode::Sessions,
+                deadline_ms: None,
+                reason: String::new(),
+                pace: None,
+            }
         }),
         both.prop_map(|(pool, endpoint)| Command::CancelDrain { pool, endpoint }),
         (0u64..40).prop_map(|id| Command::FinishDrain { drain: DrainId(id), forced: id % 2 == 0 }),
