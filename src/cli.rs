@@ -14,6 +14,7 @@ mod pool;
 mod recover;
 mod route;
 mod status;
+mod switchover;
 mod view;
 
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ Examples:
   tidelock endpoint put app app-1 --address 10.0.0.5:4000
   tidelock route put web --pool app --host example.com
   tidelock endpoint drain app app-1 --wait         empty an endpoint, return when it is safe to stop
+  tidelock switchover start app --from-revision v1 --to-revision v2 --wait
   tidelock top                                     watch it
 
 Exit codes:
@@ -124,6 +126,9 @@ Example:
     /// Drains: endpoints that are being emptied
     #[command(subcommand)]
     Drain(drain::Command),
+    /// Switchovers: one side of a pool replaced by another
+    #[command(subcommand)]
+    Switchover(switchover::Command),
     /// Nodes of the fleet
     #[command(subcommand)]
     Node(node::Command),
@@ -249,6 +254,7 @@ async fn ask(command: Command, mut api: Api) -> anyhow::Result<Outcome> {
         Command::Endpoint(command) => endpoint::run(command, api).await,
         Command::Route(command) => route::run(command, api).await,
         Command::Drain(command) => drain::run(command, api).await,
+        Command::Switchover(command) => switchover::run(command, api).await,
         Command::Node(command) => node::run(command, api).await,
         Command::Status(options) => status::run(options, api).await,
         Command::Top => status::top(api).await,

@@ -43,6 +43,7 @@ mod probes;
 mod routes;
 mod schema;
 mod status;
+mod switchovers;
 pub(crate) mod view;
 mod write;
 
@@ -112,6 +113,9 @@ fn protected() -> OpenApiRouter<Context> {
         .routes(routes!(routes::show, routes::put, routes::delete))
         .routes(routes!(drains::list))
         .routes(routes!(drains::show))
+        .routes(routes!(switchovers::start))
+        .routes(routes!(switchovers::list))
+        .routes(routes!(switchovers::show, switchovers::roll_back))
         .routes(routes!(nodes::list))
         .routes(routes!(nodes::put, nodes::remove))
         .routes(routes!(nodes::lead))

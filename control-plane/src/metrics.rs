@@ -80,6 +80,7 @@ fn registry(moment: &Moment) -> Registry {
 fn endpoints(moment: &Moment, registry: &mut Registry) {
     let requests: Family<EndpointLabels, Number> = Family::default();
     let websockets: Family<EndpointLabels, Number> = Family::default();
+    let event_streams: Family<EndpointLabels, Number> = Family::default();
     let up: Family<EndpointLabels, Number> = Family::default();
     let report = moment.members.iter().find(|member| member.local).and_then(|member| member.report());
     for (pool, spec) in &moment.state.pools {
@@ -88,6 +89,7 @@ fn endpoints(moment: &Moment, registry: &mut Registry) {
             let labels = EndpointLabels { pool: pool.to_string(), endpoint: name.to_string() };
             requests.get_or_create(&labels).set(counts.requests);
             websockets.get_or_create(&labels).set(counts.websockets);
+            event_streams.get_or_create(&labels).set(counts.event_streams);
             if spec.spec.health.is_some() {
                 up.get_or_create(&labels).set((endpoint.health.verdict == Verdict::Up).into());
             }
@@ -97,6 +99,7 @@ fn endpoints(moment: &Moment, registry: &mut Registry) {
     registry.register("endpoint_requests", help, requests);
     registry.register("endpoint_up", "1 when the fleet's verdict on an endpoint is up", up);
     registry.register("endpoint_websockets", "WebSockets alive on an endpoint through this node", websockets);
+    registry.register("endpoint_event_streams", "Event streams alive on an endpoint through this node", event_streams);
 }
 
 fn number(value: u64) -> Number {

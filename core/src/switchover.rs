@@ -216,10 +216,11 @@ impl Watch {
                 }
                 _ => {
                     let is_over = |id| state.drains.get(id).is_none_or(|d| d.state != DrainState::Draining);
-                    if let Some(percent) = self.fails(*id, switchover, state, nodes, now_ms) {
-                        commands.push(back(format!("{percent} % of what the new side was asked failed")));
-                    } else if switchover.drains.iter().all(is_over) {
+                    // First: what is empty, or gone, is nothing to go back to.
+                    if switchover.drains.iter().all(is_over) {
                         commands.push(Command::FinishSwitchover { switchover: *id });
+                    } else if let Some(percent) = self.fails(*id, switchover, state, nodes, now_ms) {
+                        commands.push(back(format!("{percent} % of what the new side was asked failed")));
                     }
                 }
             }

@@ -96,6 +96,8 @@ pub(crate) struct Applied {
     pub(crate) epoch: u64,
     #[serde(default)]
     pub(crate) drain: Option<String>,
+    #[serde(default)]
+    pub(crate) switchover: Option<String>,
 }
 
 pub(crate) struct Api {

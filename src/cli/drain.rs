@@ -13,9 +13,9 @@ use super::{Outcome, duration, view};
 
 /// Behind the deadline the leader waits a little for nodes that are away, then ends the drain.
 pub(super) const GRACE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(500);
+pub(super) const POLL: Duration = Duration::from_millis(500);
 /// A fleet that changes its leader or a node that restarts is back by then.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -120,40 +120,58 @@ fn over(drain: &view::Drain) -> Option<(Outcome, String)> {
 
 /// What changes seldom, and what moves with the clock.
 fn line(drain: &view::Drain, most: u64, now_ms: u64) -> (String, String) {
-    let requests = drain.requests - drain.websockets.min(drain.requests);
+    let requests = drain.requests.saturating_sub(drain.websockets + drain.event_streams);
     let missing = match drain.missing.as_slice() {
         [] => String::new(),
         nodes => format!(", waiting for {}", nodes.join(", ")),
     };
     let bar = bar(most.saturating_sub(drain.requests), most, 20);
-    let left = format!("{} and {} left", count(requests, "request"), count(drain.websockets, "WebSocket"));
+    let left = format!(
+        "{}, {} and {} left",
+        count(requests, "request"),
+        count(drain.websockets, "WebSocket"),
+        count(drain.event_streams, "event stream"),
+    );
     let steady = format!("{}: [{bar}] {left}{missing}", drain.id);
     let live = drain.deadline_ms.map(|deadline| deadline.saturating_sub(now_ms) / 1_000);
     let live = live.map(|seconds| format!(", cut in {}", duration::show(seconds))).unwrap_or_default();
     (steady, live)
 }
 
-fn count(number: u64, what: &str) -> String {
+pub(super) fn count(number: u64, what: &str) -> String {
     format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
-fn now_ms() -> u64 {
+pub(super) fn now_ms() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
 }
 
 pub(super) fn list(drains: &[view::Drain]) -> String {
-    let mut table =
-        Table::new(["DRAIN", "POOL", "ENDPOINT", "MODE", "STATE", "REQUESTS", "WEBSOCKETS", "MISSING", "REASON"]);
+    let mut table = Table::new([
+        "DRAIN",
+        "POOL",
+        "ENDPOINT",
+        "MODE",
+        "PACE",
+        "STATE",
+        "REQUESTS",
+        "WEBSOCKETS",
+        "EVENTS",
+        "MISSING",
+        "REASON",
+    ]);
     for drain in drains {
         table.row([
             drain.id.clone(),
             drain.pool.clone(),
             drain.endpoint.clone(),
             drain.mode.clone(),
+            drain.pace.map_or_else(|| "-".into(), |pace| format!("{pace}/s")),
             if drain.safe && drain.state == "draining" { "draining, safe".into() } else { drain.state.clone() },
             drain.requests.to_string(),
             drain.websockets.to_string(),
+            drain.event_streams.to_string(),
             if drain.missing.is_empty() { "-".into() } else { drain.missing.join(",") },
             drain.reason.clone(),
         ]);
@@ -162,11 +180,12 @@ pub(super) fn list(drains: &[view::Drain]) -> String {
 }
 
 fn show(drain: &view::Drain) -> String {
-    let mut nodes = Table::new(["NODE", "REPORTED", "REQUESTS", "WEBSOCKETS"]);
+    let mut nodes = Table::new(["NODE", "REPORTED", "REQUESTS", "WEBSOCKETS", "EVENTS"]);
     for node in &drain.nodes {
         let counts = |count: u64| if node.reported { count.to_string() } else { "?".into() };
         let reported = if node.reported { "yes" } else { "no" };
-        nodes.row([node.node.clone(), reported.into(), counts(node.requests), counts(node.websockets)]);
+        let (requests, websockets) = (counts(node.requests), counts(node.websockets));
+        nodes.row([node.node.clone(), reported.into(), requests, websockets, counts(node.event_streams)]);
     }
     format!("{}\n{}", list(std::slice::from_ref(drain)), nodes.render())
 }
@@ -182,10 +201,10 @@ mod tests {
     #[test]
     fn the_line_tells_what_is_left_and_who_is_missing() {
         let drain = drain(serde_json::json!({
-            "id": "d9", "state": "draining", "requests": 3, "websockets": 1, "missing": ["c"], "deadline_ms": 65_000
+            "id": "d9", "state": "draining", "requests": 4, "websockets": 1, "event_streams": 1, "missing": ["c"], "deadline_ms": 65_000
         }));
-        let (steady, live) = line(&drain, 4, 5_000);
-        assert_eq!(steady, "d9: [#####---------------] 2 requests and 1 WebSocket left, waiting for c");
+        let (steady, live) = line(&drain, 8, 5_000);
+        assert_eq!(steady, "d9: [##########----------] 2 requests, 1 WebSocket and 1 event stream left, waiting for c");
         assert_eq!(live, ", cut in 1m 0s");
     }
 

@@ -35,14 +35,15 @@ Examples:
     /// Empty an endpoint without breaking a stream
     #[command(after_help = "\
 Draining takes no new sessions. In mode `streams` the next request of a session moves it elsewhere, and only what is
-running finishes; in mode `sessions` sessions stay until the deadline. WebSockets are asked to reconnect (1012). At
-the deadline the rest is cut.
+running finishes; in mode `sessions` sessions stay as long as the deadline allows. WebSockets (1012) and event streams
+are closed at the pace, summed over the fleet, and reconnect elsewhere. At the deadline the rest is cut.
 
 With --wait it returns 0 when every node has reported that nothing is left: the endpoint is safe to stop. It returns
 3 when something was left or a node did not report.
 
 Examples:
   tidelock endpoint drain app app-1 --wait
+  tidelock endpoint drain app app-1 --pace 200 --deadline 10m
   tidelock endpoint drain app app-1 --mode sessions --deadline 1h --reason kernel-update
   tidelock endpoint undrain app app-1")]
     Drain(DrainOptions),
@@ -80,6 +81,9 @@ pub(super) struct DrainOptions {
     /// When what is left is cut
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "5m")]
     deadline: Duration,
+    /// WebSockets and event streams closed in a second, summed over the fleet; 0 leaves them until the deadline
+    #[arg(long, value_name = "PER-SECOND")]
+    pace: Option<u32>,
     /// For people who look at the drain
     #[arg(long, default_value = "")]
     reason: String,
@@ -119,10 +123,13 @@ pub(super) async fn run(command: Command, api: &mut Api) -> anyhow::Result<Outco
 }
 
 async fn start_drain(options: DrainOptions, api: &mut Api) -> anyhow::Result<Outcome> {
-    let DrainOptions { pool, endpoint, mode, deadline, reason, wait } = options;
+    let DrainOptions { pool, endpoint, mode, deadline, pace, reason, wait } = options;
     // The API counts in seconds: a part of one is a whole one.
     let seconds = deadline.as_millis().div_ceil(1_000).max(1) as u64;
-    let body = json!({"mode": mode, "deadline_seconds": seconds, "reason": reason});
+    let mut body = json!({"mode": mode, "deadline_seconds": seconds, "reason": reason});
+    if let Some(pace) = pace {
+        body["pace"] = json!(pace);
+    }
     let applied = api.write(Method::POST, &format!("{}/drain", path(&pool, &endpoint)), Some(body)).await?;
     let missing = || Failure::Foreign { url: api.url().into(), reason: "it names no drain".into() };
     let id = applied.drain.ok_or_else(missing)?;

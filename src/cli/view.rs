@@ -136,11 +136,54 @@ pub(super) struct Drain {
     /// Unix time in milliseconds.
     pub(super) deadline_ms: Option<u64>,
     pub(super) reason: String,
+    /// Closes in a second.
+    pub(super) pace: Option<u32>,
     pub(super) requests: u64,
     pub(super) websockets: u64,
+    pub(super) event_streams: u64,
     pub(super) safe: bool,
     pub(super) nodes: Vec<DrainNode>,
     pub(super) missing: Vec<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Switchovers {
+    pub(super) switchovers: Vec<Switchover>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Switchover {
+    pub(super) id: String,
+    pub(super) pool: String,
+    pub(super) from: Side,
+    pub(super) to: Side,
+    pub(super) stage: String,
+    pub(super) detail: String,
+    pub(super) reason: String,
+    pub(super) pace: u32,
+    pub(super) ready: u64,
+    pub(super) min_ready: u32,
+    pub(super) requests: u64,
+    pub(super) websockets: u64,
+    pub(super) event_streams: u64,
+    pub(super) deadline_ms: Option<u64>,
+    pub(super) drains: Vec<Drain>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Side {
+    revision: Option<String>,
+    endpoints: Vec<String>,
+}
+
+impl Side {
+    /// As it is typed.
+    pub(super) fn show(&self) -> String {
+        self.revision.clone().unwrap_or_else(|| self.endpoints.join(","))
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -150,4 +193,5 @@ pub(super) struct DrainNode {
     pub(super) reported: bool,
     pub(super) requests: u64,
     pub(super) websockets: u64,
+    pub(super) event_streams: u64,
 }

@@ -51,7 +51,7 @@ async fn drain_under_load(kill_leader: bool) {
     })
     .await;
 
-    let drain = api.drain("demo", "app-1", json!({ "mode": "streams", "reason": "a test" })).await;
+    let drain = api.drain("demo", "app-1", json!({ "mode": "streams", "reason": "a test", "pace": 0 })).await;
     let at_drain = busy().await.expect("counts");
     if kill_leader {
         fleet.nodes[leader].kill();

@@ -12,3 +12,4 @@ mod health;
 mod membership;
 mod sessions;
 mod support;
+mod switchovers;

@@ -9,6 +9,7 @@ use http::StatusCode;
 use serde::Deserialize;
 use tidelock_core::command::{Command, DrainMode};
 use tidelock_core::id::DrainId;
+use tidelock_core::pace::Pace;
 use tidelock_core::state::DrainState;
 use tokio::time::{MissedTickBehavior, timeout};
 use utoipa::{IntoParams, ToSchema};
@@ -23,12 +24,12 @@ use crate::fleet::clock;
 /// The longest deadline, a week: past any session worth waiting for.
 const DEADLINE_MAX_S: u64 = 7 * 86_400;
 /// A reason is a sentence, and is kept in the log.
-const REASON_MAX: usize = 500;
+pub(super) const REASON_MAX: usize = 500;
 /// How long `?wait=safe` waits unless told otherwise, and at most. Then 202.
-const WAIT_DEFAULT_S: u64 = 60;
-const WAIT_MAX_S: u64 = 3_600;
+pub(super) const WAIT_DEFAULT_S: u64 = 60;
+pub(super) const WAIT_MAX_S: u64 = 3_600;
 
-/// How to drain. Without a body: streams, no deadline.
+/// How to drain. Without a body: streams, no deadline, at the default pace.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct DrainRequest {
@@ -39,16 +40,22 @@ pub(crate) struct DrainRequest {
     deadline_seconds: Option<u64>,
     /// For people, at most 500 bytes.
     reason: String,
+    /// WebSockets and event streams that are closed in a second, summed over the fleet, at most
+    /// 100000: 50. 0 leaves them until the deadline.
+    pace: Option<u32>,
 }
 
 impl Default for DrainRequest {
     fn default() -> Self {
-        DrainRequest { mode: DrainMode::Streams, deadline_seconds: None, reason: String::new() }
+        DrainRequest { mode: DrainMode::Streams, deadline_seconds: None, reason: String::new(), pace: None }
     }
 }
 
+/// The level of the log's language in which drains have a pace.
+const PACE_LEVEL: u32 = 3;
+
 impl DrainRequest {
-    fn into_command(self, path: EndpointPath, now_ms: u64) -> Result<Command, Problem> {
+    fn into_command(self, path: EndpointPath, level: u32, now_ms: u64) -> Result<Command, Problem> {
         if self.deadline_seconds.is_some_and(|seconds| !(1..=DEADLINE_MAX_S).contains(&seconds)) {
             return Err(Problem::invalid("deadline_seconds", format!("it is a number from 1 to {DEADLINE_MAX_S}")));
         }
@@ -56,8 +63,14 @@ impl DrainRequest {
             return Err(Problem::invalid("reason", format!("it has at most {REASON_MAX} bytes")));
         }
         let deadline_ms = self.deadline_seconds.map(|seconds| now_ms.saturating_add(seconds * 1_000));
+        let pace = match self.pace {
+            Some(0) => None,
+            Some(pace) => Some(Pace::try_from(pace).map_err(|detail| Problem::invalid("pace", detail))?),
+            // Nobody asked for one, so a fleet that is being upgraded drains as it did before.
+            None => (level >= PACE_LEVEL).then_some(Pace::DEFAULT),
+        };
         let EndpointPath { pool, endpoint } = path;
-        Ok(Command::StartDrain { pool, endpoint, mode: self.mode, deadline_ms, reason: self.reason })
+        Ok(Command::StartDrain { pool, endpoint, mode: self.mode, deadline_ms, reason: self.reason, pace })
     }
 }
 
@@ -70,7 +83,7 @@ pub(super) async fn start(
     write: Write,
     OptionalBody(request): OptionalBody<DrainRequest>,
 ) -> Result<Response, Problem> {
-    let command = request.unwrap_or_default().into_command(path, clock::now_ms())?;
+    let command = request.unwrap_or_default().into_command(path, api.published.state().level(), clock::now_ms())?;
     write.run(&api, command).await
 }
 

@@ -101,6 +101,7 @@ impl Problem {
             | Rejection::UnknownEndpoint { .. }
             | Rejection::UnknownRoute { .. }
             | Rejection::UnknownDrain { .. }
+            | Rejection::UnknownSwitchover { .. }
             | Rejection::UnknownJoinToken {} => StatusCode::NOT_FOUND,
             Rejection::LimitReached { .. } => StatusCode::UNPROCESSABLE_ENTITY,
             Rejection::PoolInUse { .. }
@@ -108,6 +109,10 @@ impl Problem {
             | Rejection::DuplicateAddress { .. }
             | Rejection::NotActive { .. }
             | Rejection::NotDraining { .. }
+            | Rejection::SwitchoverUnderWay { .. }
+            | Rejection::NothingToReplace { .. }
+            | Rejection::NotReady {}
+            | Rejection::NothingToReturnTo { .. }
             | Rejection::NodeGone { .. }
             | Rejection::FleetTooOld { .. }
             | Rejection::Unreadable { .. }

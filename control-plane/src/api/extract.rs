@@ -8,7 +8,7 @@ use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tidelock_core::command::IdempotencyKey;
-use tidelock_core::id::{DrainId, Name};
+use tidelock_core::id::{DrainId, Name, SwitchoverId};
 use utoipa::IntoParams;
 
 use super::error::{self, Problem};
@@ -52,6 +52,13 @@ pub(crate) struct RoutePath {
 pub(crate) struct DrainPath {
     #[param(value_type = String, example = "d9")]
     pub(crate) drain: DrainId,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Path)]
+pub(crate) struct SwitchoverPath {
+    #[param(value_type = String, example = "s9")]
+    pub(crate) switchover: SwitchoverId,
 }
 
 /// The query. Unknown parameters are refused by the types: a misspelt `dry_run` must not write.

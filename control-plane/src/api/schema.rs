@@ -19,6 +19,15 @@ pub(crate) struct PoolSpec {
     health: Option<HealthSpec>,
 }
 
+/// Some endpoints of a pool: a deployed version, or a list.
+#[derive(ToSchema)]
+#[schema(rename_all = "kebab-case")]
+#[allow(dead_code, reason = "a description, never made")]
+pub(crate) enum Side {
+    Revision(String),
+    Endpoints(Vec<String>),
+}
+
 #[derive(ToSchema)]
 #[allow(dead_code, reason = "a description, never made")]
 enum Protocol {

@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tidelock_core::command::DrainMode;
-use tidelock_core::id::{DrainId, EndpointId, Epoch, Name};
+use tidelock_core::id::{DrainId, EndpointId, Epoch, Name, SwitchoverId};
+use tidelock_core::pace::Pace;
 use tidelock_core::spec::{PoolSpec, RouteSpec};
 use tidelock_core::state::DrainState;
 use utoipa::ToSchema;
 
 use super::schema;
 pub(crate) use moment::Moment;
+pub(crate) use switchover::{Switchover, Switchovers};
 
 mod moment;
+mod switchover;
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct Status {
@@ -27,6 +30,7 @@ pub(crate) struct Status {
     pub(crate) pools: Vec<Pool>,
     pub(crate) nodes: Vec<Node>,
     pub(crate) drains: Vec<Drain>,
+    pub(crate) switchovers: Vec<Switchover>,
     pub(crate) routes: Vec<Route>,
 }
 
@@ -63,6 +67,8 @@ pub(crate) struct Endpoint {
     /// Over the nodes that report, WebSockets among them.
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
+    /// Responses of type text/event-stream.
+    pub(crate) event_streams: u64,
     #[schema(value_type = Option<String>)]
     pub(crate) drain: Option<DrainId>,
     /// The nodes on which there is something; the others that report have none.
@@ -96,6 +102,7 @@ pub(crate) struct NodeCounts {
     pub(crate) node: String,
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
+    pub(crate) event_streams: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
@@ -170,6 +177,16 @@ pub(crate) struct Drain {
     /// Over the nodes that reported.
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
+    pub(crate) event_streams: u64,
+    /// WebSockets and event streams closed in a second, summed over the fleet; none: they are left
+    /// until the deadline.
+    #[schema(value_type = Option<u32>)]
+    pub(crate) pace: Option<Pace>,
+    /// For closing what lasts at the pace. None while sessions may stay.
+    pub(crate) estimate_seconds: Option<u64>,
+    /// That it is a part of.
+    #[schema(value_type = Option<String>)]
+    pub(crate) switchover: Option<SwitchoverId>,
     /// Every node has reported that nothing is left: the endpoint may be stopped.
     pub(crate) safe: bool,
     pub(crate) nodes: Vec<DrainNode>,
@@ -186,4 +203,5 @@ pub(crate) struct DrainNode {
     pub(crate) epoch: Option<Epoch>,
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
+    pub(crate) event_streams: u64,
 }

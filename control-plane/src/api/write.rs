@@ -9,7 +9,7 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Serialize;
 use tidelock_core::command::{Command, IdempotencyKey};
-use tidelock_core::id::{DrainId, Epoch};
+use tidelock_core::id::{DrainId, Epoch, SwitchoverId};
 use tidelock_core::state::Outcome;
 use tokio::time::{MissedTickBehavior, timeout};
 use utoipa::{IntoResponses, ToSchema};
@@ -36,12 +36,21 @@ pub(crate) struct Written {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub(super) drain: Option<DrainId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub(super) switchover: Option<SwitchoverId>,
     /// With `?wait=fleet`: live nodes that do not route by this epoch yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) lagging: Option<Vec<String>>,
     /// With `?wait=fleet`: nodes that are not heard of, about which nothing is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) missing: Option<Vec<String>>,
+}
+
+impl Written {
+    fn at(epoch: Epoch, outcome: &'static str) -> Written {
+        Written { outcome, epoch, drain: None, switchover: None, lagging: None, missing: None }
+    }
 }
 
 /// For the OpenAPI document: what every write may answer.
@@ -105,13 +114,13 @@ impl Write {
             return dry_run(api, &command);
         }
         let outcome = api.consensus.propose(command.clone(), self.key).await.map_err(Problem::no_outcome)?;
-        let (epoch, drain) = match outcome {
-            Outcome::Applied { epoch, drain } => (epoch, drain),
+        let (epoch, drain, switchover) = match outcome {
+            Outcome::Applied { epoch, drain, switchover } => (epoch, drain, switchover),
             Outcome::Rejected { reason } => return Err(Problem::rejected(&reason, &command)),
         };
         // Who has an answer sees the write in this node's next read.
         api.published.reached(epoch).await;
-        let mut written = Written { outcome: "applied", epoch, drain, lagging: None, missing: None };
+        let mut written = Written { drain, switchover, ..Written::at(epoch, "applied") };
         if self.params.wait != Some(WaitFor::Fleet) {
             return Ok(Json(written).into_response());
         }
@@ -130,8 +139,7 @@ fn dry_run(api: &Context, command: &Command) -> Result<Response, Problem> {
     let state = api.published.state();
     state.check(clock::now_ms(), command).map_err(|reason| Problem::rejected(&reason, command))?;
     let epoch = state.epoch.unwrap_or(Epoch(0));
-    let written = Written { outcome: "would-apply", epoch, drain: None, lagging: None, missing: None };
-    Ok(Json(written).into_response())
+    Ok(Json(Written::at(epoch, "would-apply")).into_response())
 }
 
 /// Returns once every live node routes by `epoch`.

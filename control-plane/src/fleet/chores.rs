@@ -12,7 +12,9 @@ use tidelock_core::command::{Command, IdempotencyKey, LEVEL};
 use tidelock_core::drain;
 use tidelock_core::health;
 use tidelock_core::id::{Epoch, NodeId};
+use tidelock_core::pace;
 use tidelock_core::state::{DrainState, Outcome, State};
+use tidelock_core::switchover::Watch;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
@@ -47,6 +49,12 @@ pub(crate) enum Chore {
     /// All live nodes have the key: let them seal with it.
     PromoteKey(CookieKey),
     FinishDrain(Command),
+    /// A drain's sessions have had their time.
+    EndSessions(Command),
+    /// What is left has moved: other nodes close other parts of it.
+    ShareClosing(Command),
+    /// A switchover's next step.
+    SwitchOver(Command),
     /// Other nodes are there to look after endpoints.
     NameObservers(Command),
     /// Most observers of an endpoint say so.
@@ -68,6 +76,7 @@ pub(crate) struct Memory {
     handed_over: Option<Instant>,
     /// The observers that should be named, and since when that is so.
     observers: Option<(Command, u64)>,
+    switchovers: Watch,
 }
 
 impl Memory {
@@ -135,7 +144,14 @@ pub(crate) fn next(
         Some(_) => {}
     }
     if state.drains.values().any(|drain| drain.state == DrainState::Draining) {
-        chores.extend(drain::finished(state, &roster::seen(members), now_ms).into_iter().map(Chore::FinishDrain));
+        let seen = roster::seen(members);
+        chores.extend(drain::finished(state, &seen, now_ms).into_iter().map(Chore::FinishDrain));
+        chores.extend(pace::sessions_over(state, &seen, now_ms).into_iter().map(Chore::EndSessions));
+        chores.extend(pace::shares(state, &seen).map(Chore::ShareClosing));
+    }
+    if state.switchovers.values().any(|switchover| switchover.stage.is_under_way()) {
+        let steps = memory.switchovers.next(state, &roster::seen(members), now_ms);
+        chores.extend(steps.into_iter().map(Chore::SwitchOver));
     }
     chores.extend(observers(state, members, memory, now_ms));
     // Those of one look in one entry: when many endpoints go down at once, one table tells of all.
@@ -224,6 +240,9 @@ impl Chores {
             Chore::RaiseLevel(level) => (Command::SetLevel { level: *level }, None),
             Chore::PromoteKey(key) => (Command::PutCookieKey { key: key.clone() }, None),
             Chore::FinishDrain(command)
+            | Chore::EndSessions(command)
+            | Chore::ShareClosing(command)
+            | Chore::SwitchOver(command)
             | Chore::NameObservers(command)
             | Chore::Judge(command)
             | Chore::LetIn(command) => (command.clone(), None),
@@ -257,6 +276,9 @@ impl Chore {
             Chore::MakeKey => "make a cookie key",
             Chore::PromoteKey(_) => "promote the cookie key",
             Chore::FinishDrain(_) => "end a drain",
+            Chore::EndSessions(_) => "end a drain's sessions",
+            Chore::ShareClosing(_) => "share out a drain's pace",
+            Chore::SwitchOver(_) => "go on with a switchover",
             Chore::NameObservers(_) => "name who looks after endpoints",
             Chore::Judge(_) => "judge an endpoint",
             Chore::LetIn(_) => "let a node in",

@@ -90,13 +90,17 @@ impl H2 {
         self.exchange(get(path, cookie), usize::MAX).await
     }
 
+    /// A response that is read piece by piece.
+    pub(crate) async fn open(&self, path: &str, cookie: &str) -> Result<Opened, NotWhole> {
+        let (head, ()) = at_host(get(path, cookie).map(|_| ()))?.into_parts();
+        let mut send = self.send.clone().ready().await?;
+        let (response, _) = send.send_request(Request::from_parts(head, ()), true)?;
+        let (head, body) = tokio::time::timeout(LIMIT, response).await??.into_parts();
+        Ok(Opened { answer: Answer { status: head.status, headers: head.headers, body: Bytes::new() }, body })
+    }
+
     async fn run(&self, request: Request<Bytes>, piece: usize) -> Result<Answer, NotWhole> {
-        let (mut head, mut body) = request.into_parts();
-        let mut uri = head.uri.into_parts();
-        uri.scheme = Some(http::uri::Scheme::HTTP);
-        let host = head.headers.remove("host").expect("requests name their host");
-        uri.authority = Some(http::uri::Authority::try_from(host.as_bytes())?);
-        head.uri = http::Uri::from_parts(uri)?;
+        let (head, mut body) = at_host(request)?.into_parts();
         let mut send = self.send.clone().ready().await?;
         let end = body.is_empty();
         let (response, mut stream) = send.send_request(Request::from_parts(head, ()), end)?;
@@ -129,6 +133,46 @@ impl H2 {
         };
         let ((), answer) = tokio::join!(upload, download);
         answer
+    }
+}
+
+/// The request with its host where HTTP/2 has it.
+fn at_host<B>(request: Request<B>) -> Result<Request<B>, NotWhole> {
+    let (mut head, body) = request.into_parts();
+    let mut uri = head.uri.into_parts();
+    uri.scheme = Some(http::uri::Scheme::HTTP);
+    let host = head.headers.remove("host").expect("requests name their host");
+    uri.authority = Some(http::uri::Authority::try_from(host.as_bytes())?);
+    head.uri = http::Uri::from_parts(uri)?;
+    Ok(Request::from_parts(head, body))
+}
+
+/// A response whose body is under way.
+pub(crate) struct Opened {
+    answer: Answer,
+    body: h2::RecvStream,
+}
+
+impl Opened {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.answer.header(name)
+    }
+
+    pub(crate) fn cookie(&self, name: &str) -> Option<String> {
+        self.answer.cookie(name)
+    }
+
+    /// The next piece; none at its end, which must be one in order.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, NotWhole> {
+        match tokio::time::timeout(LIMIT, self.body.data()).await? {
+            Some(data) => {
+                let data = data?;
+                self.body.flow_control().release_capacity(data.len())?;
+                Ok(Some(data))
+            }
+            None if self.body.is_end_stream() => Ok(None),
+            None => Err(NotWhole("the body stopped without END_STREAM".into())),
+        }
     }
 }
 

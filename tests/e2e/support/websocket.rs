@@ -10,6 +10,7 @@ use super::http::NotWhole;
 
 pub(crate) struct WebSocket {
     stream: BufReader<TcpStream>,
+    head: String,
 }
 
 /// A frame's opcode and payload.
@@ -32,7 +33,18 @@ impl WebSocket {
         if !head.starts_with("HTTP/1.1 101 ") || !head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=") {
             return Err(NotWhole(format!("no WebSocket: {head}")));
         }
-        Ok(WebSocket { stream })
+        Ok(WebSocket { stream, head })
+    }
+
+    /// A field of the 101.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let fields = self.head.lines().filter_map(|line| line.split_once(": "));
+        fields.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// The pin that came with it.
+    pub(crate) fn cookie(&self) -> Option<String> {
+        Some(self.header("set-cookie")?.split(';').next()?.to_owned())
     }
 
     pub(crate) async fn send(&mut self, opcode: u8, payload: &[u8]) -> Result<(), NotWhole> {
@@ -66,6 +78,11 @@ impl WebSocket {
                 (opcode, payload) => return Err(NotWhole(format!("frame {opcode} with {payload:?}"))),
             }
         }
+    }
+
+    /// The other side has closed, and is told that this one has heard it.
+    pub(crate) async fn answer_close(mut self) -> Result<(), NotWhole> {
+        self.send(8, &1012u16.to_be_bytes()).await
     }
 
     /// The closing handshake.

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// The operations of the contract.
-const OPERATIONS: [&str; 26] = [
+const OPERATIONS: [&str; 30] = [
     "get /v1/pools",
     "get /v1/pools/{pool}",
     "put /v1/pools/{pool}",
@@ -18,6 +18,10 @@ const OPERATIONS: [&str; 26] = [
     "delete /v1/routes/{route}",
     "get /v1/drains",
     "get /v1/drains/{drain}",
+    "post /v1/pools/{pool}/switchovers",
+    "get /v1/switchovers",
+    "get /v1/switchovers/{switchover}",
+    "delete /v1/switchovers/{switchover}",
     "get /v1/nodes",
     "put /v1/nodes/{node}",
     "delete /v1/nodes/{node}",

@@ -36,6 +36,63 @@ async fn a_drain_lives_from_its_request_to_the_last_stream() {
 }
 
 #[tokio::test]
+async fn a_drain_has_a_pace_unless_it_is_told_not_to() {
+    let (node, client) = ready().await;
+    populate(&client).await;
+    node.count(APP_1, 200);
+    for (request, pace) in [("", json!(50)), (r#"{"pace":0}"#, json!(null)), (r#"{"pace":7}"#, json!(7))] {
+        let id = client.post(DRAIN, request).await.expect(200)["drain"].as_str().unwrap().to_owned();
+        let drain = client.get(&format!("/v1/drains/{id}")).await.expect(200);
+        assert_eq!((&drain["pace"], &drain["event_streams"]), (&pace, &json!(0)), "{request}");
+        client.delete(DRAIN).await.expect(200);
+    }
+}
+
+#[tokio::test]
+async fn a_switchover_lives_from_its_request_to_its_end() {
+    let (node, client) = ready().await;
+    populate(&client).await;
+    const START: &str = "/v1/pools/app/switchovers";
+    for (body, code, status) in [
+        (r#"{"from":{"revision":"v1"},"to":{"revision":"v1"}}"#, "invalid-request", 400),
+        (r#"{"from":{"revision":"v1"}}"#, "invalid-request", 400),
+        (r#"{"from":{"revision":"v1"},"to":{"revision":"v2"},"wait_seconds":0}"#, "invalid-request", 400),
+        (r#"{"from":{"revision":"v1"},"to":{"revision":"v2"},"pace":0}"#, "invalid-request", 400),
+        (r#"{"from":{"revision":"v0"},"to":{"revision":"v2"}}"#, "nothing-to-replace", 409),
+    ] {
+        assert_eq!(client.post(START, body).await.problem(status), code, "{body}");
+    }
+    assert_eq!(client.get("/v1/switchovers/s9").await.problem(404), "not-found");
+    assert_eq!(client.delete("/v1/switchovers/s9").await.problem(404), "unknown-switchover");
+
+    node.count(APP_1, 2);
+    let body = r#"{"from":{"endpoints":["app-1"]},"to":{"endpoints":["app-2"]},"pace":9,"reason":"deploy"}"#;
+    let id = client.post(START, body).await.expect(200)["switchover"].as_str().unwrap().to_owned();
+    assert_eq!(client.post(START, body).await.problem(409), "switchover-under-way");
+    let path = format!("/v1/switchovers/{id}");
+    let waited = client.get(&format!("{path}?wait=end&timeout_seconds=1")).await.expect(202);
+    assert_eq!((&waited["stage"], &waited["requests"]), (&json!("draining"), &json!(2)));
+    assert_eq!((&waited["pace"], &waited["reason"], &waited["ready"]), (&json!(9), &json!("deploy"), &json!(1)));
+    assert_eq!(waited["drains"][0]["switchover"], json!(id));
+    let waiting = format!("{path}?wait=end&timeout_seconds=15");
+    let (ended, ()) = tokio::join!(client.get(&waiting), async { node.count(APP_1, 0) });
+    assert_eq!(ended.expect(200)["stage"], "done");
+    assert_eq!(client.get("/v1/switchovers").await.expect(200)["switchovers"][0]["id"], json!(id));
+
+    // Back, while there is something to go back to.
+    let body = r#"{"from":{"endpoints":["app-2"]},"to":{"endpoints":["app-1"]},"min_ready":1}"#;
+    let id = client.post(START, body).await.expect(200)["switchover"].as_str().unwrap().to_owned();
+    client
+        .with("content-type", "application/json")
+        .call("DELETE", &format!("/v1/switchovers/{id}"), br#"{"reason":"x"}"#)
+        .await
+        .expect(200);
+    let back = client.get(&format!("/v1/switchovers/{id}")).await.expect(200);
+    assert_eq!((&back["stage"], &back["detail"]), (&json!("rolled-back"), &json!("x")));
+    assert_eq!(client.get("/v1/pools/app").await.expect(200)["endpoints"][1]["phase"], "active");
+}
+
+#[tokio::test]
 async fn a_cancelled_drain_is_never_safe() {
     let (node, client) = ready().await;
     populate(&client).await;
@@ -84,7 +141,8 @@ async fn drain_requests_are_checked() {
         (r#"{"deadline_seconds":0}"#, "deadline_seconds"),
         (r#"{"deadline_seconds":604801}"#, "deadline_seconds"),
         (r#"{"mode":"gently"}"#, "mode"),
-        (r#"{"pace":3}"#, "pace"),
+        (r#"{"pace":100001}"#, "pace"),
+        (r#"{"speed":3}"#, "speed"),
         (&format!(r#"{{"reason":"{}"}}"#, "x".repeat(501)), "reason"),
     ] {
         let answer = client.post(DRAIN, body).await;

@@ -123,5 +123,5 @@ async fn a_leader_that_leaves_hands_over_and_a_fleet_without_majority_says_so() 
 }
 
 fn one_request() -> tidelock_core::report::Counts {
-    tidelock_core::report::Counts { requests: 1, websockets: 0 }
+    tidelock_core::report::Counts { requests: 1, ..Default::default() }
 }

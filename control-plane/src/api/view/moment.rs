@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use tidelock_core::command::DrainMode;
 use tidelock_core::drain::{self, NodeProgress};
 use tidelock_core::health;
 use tidelock_core::id::{DrainId, Epoch, Name, NodeId};
+use tidelock_core::pace::Pace;
 use tidelock_core::report::{Counts, Observed};
 use tidelock_core::state::{self, DrainState, State};
 
@@ -37,6 +39,7 @@ impl Moment {
             pools: self.pools(),
             nodes: self.nodes(),
             drains: self.drains(),
+            switchovers: self.switchovers(),
             routes: self.routes(),
         }
     }
@@ -141,8 +144,8 @@ impl Moment {
             let counts = member.report().and_then(|report| report.endpoints.get(&endpoint.id));
             if let Some(counts) = counts.filter(|counts| !counts.is_zero()) {
                 sum += *counts;
-                let Counts { requests, websockets } = *counts;
-                by_node.push(NodeCounts { node: member.label.clone(), requests, websockets });
+                let Counts { requests, websockets, event_streams } = *counts;
+                by_node.push(NodeCounts { node: member.label.clone(), requests, websockets, event_streams });
             }
         }
         Endpoint {
@@ -155,6 +158,7 @@ impl Moment {
             health: pool.spec.health.is_some().then(|| self.health_view(endpoint)),
             requests: sum.requests,
             websockets: sum.websockets,
+            event_streams: sum.event_streams,
             drain: endpoint.phase.drain(),
             by_node,
         }
@@ -172,9 +176,9 @@ impl Moment {
             if left.is_none() {
                 missing.push(member.label.clone());
             }
-            let Counts { requests, websockets } = left.unwrap_or_default();
+            let Counts { requests, websockets, event_streams } = left.unwrap_or_default();
             let (node, reported, epoch) = (member.label.clone(), left.is_some(), member.epoch());
-            nodes.push(DrainNode { node, reported, epoch, requests, websockets });
+            nodes.push(DrainNode { node, reported, epoch, requests, websockets, event_streams });
         }
         let safe = match drain.state {
             // Everybody has reported zero before it was called drained, and takes nothing since.
@@ -182,6 +186,9 @@ impl Moment {
             DrainState::Draining | DrainState::Forced | DrainState::Removed => progress.safe,
             DrainState::Cancelled => false,
         };
+        let closes = drain.state == DrainState::Draining && drain.mode == DrainMode::Streams;
+        let time = |pace: Pace| pace.time_for(progress.counts.lasting()).div_ceil(1_000);
+        let estimate_seconds = drain.pace.filter(|_| closes).map(time);
         Drain {
             id,
             pool: drain.pool.clone(),
@@ -194,6 +201,10 @@ impl Moment {
             reason: drain.reason.clone(),
             requests: progress.counts.requests,
             websockets: progress.counts.websockets,
+            event_streams: progress.counts.event_streams,
+            pace: drain.pace,
+            estimate_seconds,
+            switchover: drain.switchover,
             safe,
             nodes,
             missing,

@@ -20,7 +20,7 @@ fn apply(state: &mut State, epoch: u64, command: Command) {
 
 /// A member that reports the epoch, with so many requests on endpoint 2.
 fn member(id: u64, epoch: u64, requests: u64) -> Member {
-    let counts = Counts { requests, websockets: 0 };
+    let counts = Counts { requests, ..Default::default() };
     let endpoints = if requests == 0 { BTreeMap::new() } else { [(EndpointId(2), counts)].into() };
     let report = NodeReport { epoch: Some(Epoch(epoch)), endpoints, ..NodeReport::default() };
     Member {
@@ -97,6 +97,7 @@ fn a_drain_ends_when_every_member_reports_zero() {
         mode: DrainMode::Streams,
         deadline_ms: None,
         reason: String::new(),
+        pace: None,
     };
     apply(&mut state, 5, start);
     assert_eq!(due(&state, &[member(1, 5, 0), member(2, 5, 1)]), [], "a request is left");
@@ -179,4 +180,49 @@ fn the_level_is_raised_when_every_member_knows_it() {
     assert_eq!(due(&state, &[at(1, LEVEL), at(2, LEVEL + 1)]), [Chore::RaiseLevel(LEVEL)]);
     apply(&mut state, 2, Command::SetLevel { level: LEVEL });
     assert_eq!(due(&state, &[at(1, LEVEL), at(2, LEVEL)]), [Chore::Initial, Chore::MakeKey]);
+}
+
+/// A drain with a pace and a switchover come to their ends by chores alone.
+#[test]
+fn the_leader_goes_on_with_switchovers_and_shares_out_their_pace() {
+    let mut state = State::default();
+    apply(&mut state, 1, Command::SetLevel { level: LEVEL });
+    apply(&mut state, 2, Command::PutCookieKey { key: key(true) });
+    apply(&mut state, 3, Command::PutPool { name: name("p"), spec: Default::default() });
+    for (epoch, endpoint) in [(4, "a"), (5, "b")] {
+        let spec = serde_json::from_value(serde_json::json!({ "address": format!("{endpoint}:1") })).unwrap();
+        apply(&mut state, epoch, Command::PutEndpoint { pool: name("p"), name: name(endpoint), spec });
+    }
+    let spec = serde_json::json!({ "from": { "endpoints": ["a"] }, "to": { "endpoints": ["b"] } });
+    let spec = serde_json::from_value(spec).unwrap();
+    apply(&mut state, 6, Command::StartSwitchover { pool: name("p"), spec });
+    let mut memory = Memory::default();
+    let mut next = |state: &State, members: &[Member]| next(state, members, None, &mut memory, 0);
+    let chores = next(&state, &[member(1, 6, 0)]);
+    let [Chore::SwitchOver(shift)] = &chores[..] else { panic!("{chores:?}") };
+    apply(&mut state, 7, shift.clone());
+    let with_sockets = |epoch, count| {
+        let counts = Counts { requests: count, websockets: count, ..Counts::default() };
+        let report = NodeReport {
+            epoch: Some(Epoch(epoch)),
+            endpoints: [(EndpointId(2), counts)].into(),
+            ..NodeReport::default()
+        };
+        let mut member = member(1, 0, 0);
+        let bulletin = Bulletin { name: name("n"), admin: None, level: 1, removed: Vec::new(), report };
+        member.bulletin = Some(Arc::new(bulletin));
+        member
+    };
+    let chores = next(&state, &[with_sockets(7, 9)]);
+    let [Chore::ShareClosing(shares)] = &chores[..] else { panic!("{chores:?}") };
+    apply(&mut state, 8, shares.clone());
+    assert_eq!(state.drains[&DrainId(7)].shares, [(NodeId(1), 50_000)].into());
+    assert_eq!(next(&state, &[with_sockets(8, 4)]), [], "they close");
+    let chores = next(&state, &[member(1, 8, 0)]);
+    let [Chore::FinishDrain(finish)] = &chores[..] else { panic!("{chores:?}") };
+    apply(&mut state, 9, finish.clone());
+    let chores = next(&state, &[member(1, 9, 0)]);
+    let [Chore::SwitchOver(finish)] = &chores[..] else { panic!("{chores:?}") };
+    apply(&mut state, 10, finish.clone());
+    assert_eq!(next(&state, &[member(1, 10, 0)]), []);
 }

@@ -70,7 +70,7 @@ impl TestNode {
 
     /// So many requests are alive on an endpoint through this node.
     pub(crate) fn count(&self, endpoint: EndpointId, requests: u64) {
-        let counts = Counts { requests, websockets: 0 };
+        let counts = Counts { requests, ..Default::default() };
         self.reports.send_modify(|report| {
             report.endpoints.retain(|id, _| *id != endpoint);
             if requests > 0 {

@@ -1,0 +1,284 @@
+//! A pool's endpoints are replaced while sessions live on them: WebSockets and event streams are closed
+//! at a pace and come back elsewhere, once; requests notice nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use tokio::sync::Mutex;
+use tokio::task::JoinSet;
+
+use crate::support::eventually;
+use crate::support::fleet::{Fleet, READY};
+use crate::support::http::{H2, NotWhole};
+use crate::support::traffic::Steady;
+use crate::support::websocket::WebSocket;
+
+const SOCKETS: usize = 240;
+const EVENT_STREAMS: usize = 60;
+const PACE: u64 = 60;
+
+/// What one lasting client has lived through.
+#[derive(Debug, Default)]
+struct Life {
+    /// The endpoints that it was on, one after the other.
+    homes: Vec<String>,
+}
+
+/// Everything that clients saw close, when.
+#[derive(Default)]
+struct Seen {
+    closes: Mutex<Vec<Instant>>,
+    lives: Mutex<Vec<Life>>,
+    failures: Mutex<Vec<String>>,
+    stop: AtomicBool,
+}
+
+impl Seen {
+    /// The most closes in any second.
+    async fn busiest_second(&self) -> usize {
+        let closes = self.closes.lock().await;
+        let second =
+            |from: Instant| closes.iter().filter(|at| (from..from + Duration::from_secs(1)).contains(at)).count();
+        closes.iter().map(|from| second(*from)).max().unwrap_or(0)
+    }
+}
+
+/// A WebSocket that comes back after a close with 1012, as phoenix.js does.
+async fn socket(seen: Arc<Seen>, address: SocketAddr) {
+    let (mut life, mut cookie) = (Life::default(), String::new());
+    let lived: Result<(), NotWhole> = async {
+        loop {
+            let mut socket = WebSocket::open(address, &cookie).await?;
+            if let Some(set) = socket.cookie() {
+                cookie = set;
+            }
+            life.homes.push(socket.header("tidelock-endpoint").expect("the route tells").to_owned());
+            loop {
+                if seen.stop.load(Ordering::Relaxed) {
+                    return socket.close().await;
+                }
+                match socket.receive().await? {
+                    (8, code) if code == 1012u16.to_be_bytes() => {
+                        seen.closes.lock().await.push(Instant::now());
+                        socket.answer_close().await?;
+                        break;
+                    }
+                    (8, code) => return Err(NotWhole(format!("closed with {code:?}"))),
+                    // Ticks, one a second.
+                    _ => {}
+                }
+            }
+        }
+    }
+    .await;
+    if let Err(NotWhole(why)) = lived {
+        seen.failures.lock().await.push(format!("a WebSocket on {:?}: {why}", life.homes));
+    }
+    seen.lives.lock().await.push(life);
+}
+
+/// An EventSource: it connects again when its stream ends, and must only ever see whole events.
+async fn event_source(seen: Arc<Seen>, h2: H2) {
+    let (mut life, mut cookie) = (Life::default(), String::new());
+    let lived: Result<(), NotWhole> = async {
+        loop {
+            let mut stream = h2.open("/sse", &cookie).await?;
+            if let Some(set) = stream.cookie("tidelock") {
+                cookie = set;
+            }
+            life.homes.push(stream.header("tidelock-endpoint").expect("the route tells").to_owned());
+            let mut tail = Vec::new();
+            while let Some(data) = stream.next().await? {
+                if !data.is_empty() {
+                    tail = data.to_vec();
+                }
+                if seen.stop.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+            }
+            seen.closes.lock().await.push(Instant::now());
+            if !tail.ends_with(b"\n\n") {
+                return Err(NotWhole(format!("it ended inside an event: {:?}", String::from_utf8_lossy(&tail))));
+            }
+        }
+    }
+    .await;
+    if let Err(NotWhole(why)) = lived {
+        seen.failures.lock().await.push(format!("an event stream on {:?}: {why}", life.homes));
+    }
+    seen.lives.lock().await.push(life);
+}
+
+/// Three nodes; pool `app` with three endpoints of v1 that the fleet checks.
+async fn fleet() -> Fleet {
+    let mut fleet = Fleet::start(3).await;
+    let api = fleet.nodes[0].api;
+    let check = json!({ "check": { "kind": "http", "path": "/counter" }, "interval_ms": 300, "timeout_ms": 1_000 });
+    api.put("/v1/pools/app", json!({ "protocol": "h2c", "health": check })).await;
+    for i in 1..=3 {
+        let name = format!("old-{i}");
+        fleet.add_endpoint(&name).await;
+        put(&fleet, &name, "v1").await;
+    }
+    let last = api.put("/v1/routes/web", json!({ "pool": "app", "expose": true })).await;
+    fleet.until_epoch(last["epoch"].as_u64().expect("an epoch")).await;
+    fleet
+}
+
+async fn put(fleet: &Fleet, endpoint: &str, revision: &str) {
+    let address = fleet.endpoints.iter().find(|e| e.name == endpoint).expect("it runs").address;
+    let body = json!({ "address": address.to_string(), "revision": revision });
+    fleet.nodes[0].api.put(&format!("/v1/pools/app/endpoints/{endpoint}"), body).await;
+}
+
+async fn start(fleet: &Fleet, more: Value) -> String {
+    let mut body = json!({ "from": { "revision": "v1" }, "to": { "revision": "v2" }, "min_ready": 3 });
+    body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+    let answer = fleet.nodes[0].api.write(Method::POST, "/v1/pools/app/switchovers", Some(body)).await;
+    answer["switchover"].as_str().expect("a switchover has an id").to_owned()
+}
+
+async fn until_stage(fleet: &Fleet, from: usize, id: &str, stage: &str) -> Value {
+    let path = format!("/v1/switchovers/{id}");
+    eventually(&format!("{id} is {stage}"), Duration::from_secs(60), async || {
+        let answer = fleet.nodes[from].api.send(Method::GET, &path, None).await.ok()?;
+        (answer.status == StatusCode::OK && answer.json()["stage"] == stage).then(|| answer.json())
+    })
+    .await
+}
+
+async fn replaced_under_load(kill_leader: bool) {
+    let mut fleet = fleet().await;
+    let leader = fleet.leader().await;
+    // Clients of the leader would die with it.
+    let entries: Vec<usize> = (0..3).filter(|i| !(kill_leader && *i == leader)).collect();
+    let addresses: Vec<SocketAddr> = entries.iter().map(|i| fleet.nodes[*i].http).collect();
+    let api = fleet.nodes[entries[0]].api;
+    let seen = Arc::new(Seen::default());
+    let mut clients = JoinSet::new();
+    for i in 0..SOCKETS {
+        clients.spawn(socket(seen.clone(), addresses[i % addresses.len()]));
+    }
+    let mut connections = Vec::new();
+    for address in &addresses {
+        connections.push(H2::connect(*address).await.expect("a connection"));
+    }
+    for i in 0..EVENT_STREAMS {
+        clients.spawn(event_source(seen.clone(), connections[i % connections.len()].clone()));
+    }
+    let steady = Steady::start(&addresses, 4);
+    eventually("all are connected", READY, async || {
+        let pool = api.get("/v1/pools/app").await;
+        let sum = |what: &str| pool["endpoints"].as_array().map(|e| e.iter().filter_map(|e| e[what].as_u64()).sum());
+        (sum("websockets") == Some(SOCKETS as u64) && sum("event_streams") == Some(EVENT_STREAMS as u64)).then_some(())
+    })
+    .await;
+
+    // The new side is announced before it runs: nothing happens until it is up.
+    let id = start(&fleet, json!({ "pace": PACE, "deadline_seconds": 60 })).await;
+    for i in 1..=3 {
+        let name = format!("new-{i}");
+        fleet.add_endpoint(&name).await;
+        put(&fleet, &name, "v2").await;
+    }
+    until_stage(&fleet, entries[0], &id, "draining").await;
+    let begin = Instant::now();
+    if kill_leader {
+        fleet.nodes[leader].kill();
+        fleet.nodes[leader].start();
+    }
+    let done = until_stage(&fleet, entries[0], &id, "done").await;
+    let took = begin.elapsed();
+    // Done means safe: the old side may be stopped now.
+    for i in 1..=3 {
+        fleet.endpoint(&format!("old-{i}")).process.signal("TERM");
+    }
+    steady.stop().await.assert_clean().await;
+    seen.stop.store(true, Ordering::Relaxed);
+    while let Some(result) = clients.join_next().await {
+        result.expect("no client panicked");
+    }
+
+    let failures = seen.failures.lock().await;
+    assert!(failures.is_empty(), "{} failed: {:#?}", failures.len(), &failures[..failures.len().min(5)]);
+    for drain in done["drains"].as_array().expect("drains") {
+        assert_eq!(drain["state"], "drained", "nothing was left for the deadline: {drain}");
+    }
+    let lives = seen.lives.lock().await;
+    assert_eq!(lives.len(), SOCKETS + EVENT_STREAMS);
+    let mut load = BTreeMap::<&str, usize>::new();
+    for life in lives.iter() {
+        let [old, new] = &life.homes[..] else { panic!("one move, and not {:?}", life.homes) };
+        assert!(old.starts_with("old-") && new.starts_with("new-"), "{:?}", life.homes);
+        *load.entry(new).or_default() += 1;
+    }
+    let busiest = load.values().max().expect("they went somewhere");
+    assert!(busiest * 3 <= lives.len() * 5 / 4 + 30, "{load:?}");
+    // A client sees a close late, if at all, by what its scheduling costs.
+    let busiest = seen.busiest_second().await;
+    assert!(busiest as u64 * 10 <= PACE * 11, "{busiest} closes in one second at a pace of {PACE}");
+    let at_pace = Duration::from_secs((SOCKETS + EVENT_STREAMS) as u64 / PACE);
+    assert!(took >= at_pace - Duration::from_millis(500), "{took:?} is faster than the pace");
+    if !kill_leader {
+        assert!(took <= at_pace * 2, "{took:?} is far slower than the pace");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endpoints_are_replaced_under_load_at_a_pace() {
+    replaced_under_load(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killing_the_leader_during_a_switchover_changes_nothing_of_that() {
+    replaced_under_load(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_side_that_fails_is_left_again_and_takes_no_session_along() {
+    let mut fleet = fleet().await;
+    for i in 1..=3 {
+        let name = format!("new-{i}");
+        fleet.add_endpoint(&name).await;
+        put(&fleet, &name, "v2").await;
+    }
+    let (api, address) = (fleet.nodes[1].api, fleet.nodes[2].http);
+    let h2 = H2::connect(address).await.expect("a connection");
+    let mut cookies = BTreeSet::new();
+    for _ in 0..20 {
+        cookies.insert(h2.get("/counter", "").await.expect("an answer").cookie("tidelock").expect("a pin"));
+    }
+    // Sessions stay as long as the deadline allows, so who has one is still served by v1.
+    let id = start(&fleet, json!({ "mode": "sessions", "max_error_percent": 20 })).await;
+    until_stage(&fleet, 1, &id, "draining").await;
+    let failing = eventually("it is rolled back", READY, async || {
+        // Whoever is new goes to v2, and is answered 500.
+        let answer = h2.get("/status/500", "").await.expect("an answer");
+        let switchover = api.get(&format!("/v1/switchovers/{id}")).await;
+        if switchover["stage"] == "draining" {
+            assert!(answer.header("tidelock-endpoint").expect("told").starts_with("new-"));
+        }
+        (switchover["stage"] == "rolled-back").then_some(switchover)
+    })
+    .await;
+    assert!(failing["detail"].as_str().expect("a reason").contains("failed"), "{failing}");
+    eventually("the old side has everything", READY, async || {
+        let pool = api.get("/v1/pools/app").await;
+        let endpoints = pool["endpoints"].as_array()?;
+        let phases: Vec<&str> = endpoints.iter().filter_map(|e| e["phase"].as_str()).collect();
+        (phases == ["drained", "drained", "drained", "active", "active", "active"]).then_some(())
+    })
+    .await;
+    for cookie in &cookies {
+        let answer = h2.get("/counter", cookie).await.expect("an answer");
+        let home = answer.header("tidelock-endpoint").expect("told");
+        let affinity = answer.header("tidelock-affinity").expect("told");
+        // Those that had begun on v2 come back, the others never moved.
+        assert!(home.starts_with("old-") && ["kept", "moved:draining"].contains(&affinity), "{home} {affinity}");
+    }
+}
