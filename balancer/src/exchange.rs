@@ -1,6 +1,8 @@
 //! A request that was admitted, and what its attempts and its response need to know of it. One
 //! allocation; it is built in one step, so that no future holds the parts it is made of.
 
+mod hold;
+
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +16,8 @@ use tidelock_core::retry::{Failure, Verdict, verdict};
 use tidelock_core::route::{NoRoute, Route};
 use tidelock_core::table::PoolTable;
 
+use self::hold::Held;
+pub(crate) use self::hold::Waiting;
 use crate::access::Access;
 use crate::headers::{self, Client, Host};
 use crate::kept::Kept;
@@ -52,6 +56,8 @@ struct Tries {
     attempts: u32,
     last: Option<Failure>,
     session: Option<SessionId>,
+    /// While it waits for an endpoint.
+    held: Option<Held>,
 }
 
 impl Exchange {

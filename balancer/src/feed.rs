@@ -8,13 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tidelock_core::id::{EndpointId, Epoch, NodeId};
+use tidelock_core::id::{EndpointId, Epoch, NodeId, PoolId};
 use tidelock_core::plan::{Change, changes};
 use tidelock_core::report::NodeReport;
 use tidelock_core::state::Phase;
 use tidelock_core::table::Table;
 use tokio::sync::watch;
 
+use crate::exchange::Waiting;
 use crate::health::Observations;
 use crate::lease::{EndpointState, Gate};
 use crate::tls::FleetTickets;
@@ -27,21 +28,28 @@ const REPORT_EVERY: Duration = Duration::from_millis(100);
 /// a table changes, never by a request.
 #[derive(Debug)]
 pub(crate) struct Registry {
+    node: NodeId,
     workers: usize,
     endpoints: Mutex<HashMap<EndpointId, Arc<EndpointState>>>,
     adopted: Box<[AtomicU64]>,
+    waiting: Mutex<HashMap<PoolId, Arc<Waiting>>>,
 }
 
 impl Registry {
-    pub(crate) fn new(workers: usize) -> Arc<Registry> {
+    pub(crate) fn new(node: NodeId, workers: usize) -> Arc<Registry> {
         let adopted = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Registry { workers, endpoints: Mutex::default(), adopted })
+        Arc::new(Registry { node, workers, endpoints: Mutex::default(), adopted, waiting: Mutex::default() })
     }
 
     /// The endpoint's words; made at its first mention.
     pub(crate) fn endpoint(&self, id: EndpointId, phase: &Phase) -> Arc<EndpointState> {
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         endpoints.entry(id).or_insert_with(|| EndpointState::new(id, self.workers, Gate::of(phase))).clone()
+    }
+
+    /// The requests that wait for an endpoint of the pool.
+    pub(crate) fn waiting(&self, pool: PoolId) -> Arc<Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).entry(pool).or_default().clone()
     }
 
     pub(crate) fn adopted(&self, worker: usize, epoch: Epoch) {
@@ -55,13 +63,13 @@ impl Registry {
     }
 
     /// How fast this node closes what lasts on endpoints that drain at a pace.
-    fn pace(&self, node: NodeId, before: &Table, table: &Table) {
+    fn pace(&self, before: &Table, table: &Table) {
         if Arc::ptr_eq(&before.closing, &table.closing) {
             return;
         }
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         for id in before.closing.keys().chain(table.closing.keys()) {
-            let rate = table.closing.get(id).and_then(|shares| shares.get(&node)).copied().unwrap_or(0);
+            let rate = table.closing.get(id).and_then(|shares| shares.get(&self.node)).copied().unwrap_or(0);
             if let Some(state) = endpoints.get(id) {
                 state.pace.set(rate);
             }
@@ -106,7 +114,6 @@ impl Registry {
 /// Carries tables to the workers and reports back, until the control plane's end of the tables is
 /// gone.
 pub(crate) async fn run(
-    node: NodeId,
     registry: Arc<Registry>,
     observations: Arc<Observations>,
     tickets: Arc<FleetTickets>,
@@ -124,7 +131,7 @@ pub(crate) async fn run(
             // Gates first: from here on no worker takes what the new table refuses, whichever
             // table it reads.
             registry.apply(&changes(&current, &next));
-            registry.pace(node, &current, &next);
+            registry.pace(&current, &next);
             tickets.adopt(&next);
             workers.send_replace(next.clone());
             current = next;

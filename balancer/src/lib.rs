@@ -133,7 +133,7 @@ impl Balancer {
         let (node, identity_of_checks) = (config.node, identity.clone());
         let log = config.access_log.then(AccessLog::start).transpose().map_err(StartError::Thread)?;
         let (log, log_writer) = log.unzip();
-        let registry = Registry::new(count);
+        let registry = Registry::new(node, count);
         let (to_stage, stage_seen) = watch::channel(Stage::Serving);
         let clients = Clients::new(config.limits.max_connections_per_client);
         let (config, stage, stage_end) = (Arc::new(config), stage_seen.clone(), stage_seen.clone());
@@ -162,7 +162,7 @@ impl Balancer {
         let run = move || run_observer(observer, tables_seen, stage_of_checks);
         workers.push(spawn_worker("health".to_owned(), tell_end, run).map_err(StartError::Thread)?);
         counters.push(counters_of_checks);
-        tokio::spawn(feed::run(node, registry, observations, tickets, tables, to_workers, reporter, stage_seen));
+        tokio::spawn(feed::run(registry, observations, tickets, tables, to_workers, reporter, stage_seen));
         tokio::spawn(follow_certificates(certificates, stage_end));
         Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open })
     }

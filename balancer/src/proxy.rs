@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use http::Response;
-use tidelock_core::retry::Verdict;
+use tidelock_core::retry::{Failure, Verdict};
 
 use crate::access::Access;
 use crate::attempt::events::{Events, is_event_stream};
@@ -40,6 +40,10 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
     }
     loop {
         let Some((choice, endpoint, lease)) = exchange.next() else {
+            // Boxed: few wait, and all others would pay for it.
+            if Box::pin(exchange.hold()).await {
+                continue;
+            }
             let reason = exchange.reason();
             return own(exchange.access, reason, source.into_rest());
         };
@@ -61,6 +65,10 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
                 source = rest;
                 match exchange.failed(&choice, failure, &source) {
                     Verdict::Again => source.rewind(),
+                    // Nothing was sent anywhere.
+                    Verdict::GiveUp if failure == Failure::Connect && Box::pin(exchange.hold()).await => {
+                        source.rewind();
+                    }
                     Verdict::GiveUp => {
                         let reason = exchange.reason();
                         return own(exchange.access, reason, source.into_rest());

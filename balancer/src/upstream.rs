@@ -293,6 +293,11 @@ impl Endpoint {
         ConnectionPlace { state: self.state.clone(), of_worker: self.connections.clone() }
     }
 
+    /// Somebody waits for it: it is dialled again before its pause is over.
+    pub(crate) fn hurry(&self) {
+        self.backoff.hurry();
+    }
+
     /// The endpoint takes nothing new: connections close after what runs on them.
     pub(crate) fn retire(&self) {
         self.h1.retire();

@@ -14,7 +14,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use tidelock_core::retry::Verdict;
+use tidelock_core::retry::{Failure, Verdict};
 
 pub(crate) use tunnel::Tunnel;
 
@@ -75,6 +75,10 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
     announce(&mut exchange.head.headers);
     loop {
         let Some((choice, endpoint, lease)) = exchange.next() else {
+            // Boxed: few wait, and all others would pay for it.
+            if Box::pin(exchange.hold()).await {
+                continue;
+            }
             let reason = exchange.reason();
             return own(exchange.access, reason, rest);
         };
@@ -99,7 +103,9 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
             }
             Err(Failed::Client(_)) => return aborted(exchange.access),
             Err(Failed::Endpoint(failure, source)) => {
-                if exchange.failed(&choice, failure, &source) == Verdict::GiveUp {
+                let gives_up = exchange.failed(&choice, failure, &source) == Verdict::GiveUp;
+                // Nothing was sent anywhere where no connection came about.
+                if gives_up && !(failure == Failure::Connect && Box::pin(exchange.hold()).await) {
                     let reason = exchange.reason();
                     return own(exchange.access, reason, rest);
                 }

@@ -15,11 +15,12 @@ use tidelock_core::retry::Budget;
 use tidelock_core::spec::PoolSpec;
 use tidelock_core::state::Phase;
 use tidelock_core::table::{PoolTable, Table};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::clients::Clients;
 use crate::config::Config;
+use crate::exchange::Waiting;
 use crate::feed::Registry;
 use crate::flag::Flag;
 use crate::telemetry::{AccessLog, Counters};
@@ -46,6 +47,8 @@ pub(crate) struct Worker {
     registry: Arc<Registry>,
     identity: Option<Identity>,
     view: RefCell<Rc<View>>,
+    /// Tells of another view.
+    pub(crate) changed: Notify,
     random: Cell<u64>,
     /// The second, and how a Date field says it.
     date: RefCell<(u64, HeaderValue)>,
@@ -74,6 +77,8 @@ pub(crate) struct PoolView {
     pub(crate) endpoints: Vec<Rc<Endpoint>>,
     /// This worker's, since the pool was changed last.
     pub(crate) retries: Cell<Budget>,
+    /// Requests that wait for an endpoint, on this node.
+    pub(crate) waiting: Arc<Waiting>,
     dialer: Rc<Dialer>,
     worker: usize,
 }
@@ -114,6 +119,7 @@ impl Worker {
             registry: shared.registry,
             identity: shared.identity,
             view: RefCell::new(Rc::new(view)),
+            changed: Notify::new(),
             random: Cell::new(seed()),
             date: RefCell::new((0, HeaderValue::from_static(""))),
         })
@@ -215,6 +221,7 @@ impl Worker {
         }
         let epoch = table.epoch;
         self.view.replace(Rc::new(View { table, pools }));
+        self.changed.notify_waiters();
         self.registry.adopted(self.index, epoch);
     }
 
@@ -246,6 +253,7 @@ impl Worker {
             table: pool.clone(),
             endpoints: pool.endpoints.iter().map(endpoint).collect(),
             retries: Cell::default(),
+            waiting: self.registry.waiting(pool.id),
             dialer,
             worker: self.index,
         }

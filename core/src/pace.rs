@@ -63,11 +63,12 @@ enum Group {
     Switchover(SwitchoverId),
 }
 
+type Drains<'a> = Vec<(DrainId, &'a Drain)>;
 type Shares = BTreeMap<(DrainId, NodeId), u64>;
 
 /// The drains that close at a pace now, by what they share it with.
-fn groups(state: &State) -> BTreeMap<Group, (Pace, Vec<(DrainId, &Drain)>)> {
-    let mut groups = BTreeMap::<Group, (Pace, Vec<(DrainId, &Drain)>)>::new();
+fn groups(state: &State) -> BTreeMap<Group, (Pace, Drains<'_>)> {
+    let mut groups = BTreeMap::<Group, (Pace, Drains<'_>)>::new();
     for (id, drain) in &state.drains {
         let closes = drain.state == DrainState::Draining && drain.mode == DrainMode::Streams;
         let Some(pace) = drain.pace.filter(|_| closes) else { continue };

@@ -3,12 +3,14 @@
 
 mod endpoint;
 mod health;
+mod hold;
 mod pool;
 mod route;
 mod tls;
 
 pub use endpoint::{Address, EndpointSpec, InvalidAddress, Weight};
 pub use health::{Check, CheckHost, CheckPath, HealthSpec, Percent, ServiceName, Status};
+pub use hold::{HoldMillis, HoldSpec};
 pub use pool::{EndpointLimits, Millis, PoolSpec, Protocol, Timeouts};
 pub use route::{Affinity, HostPattern, PathPrefix, RouteSpec, Token};
 pub use tls::{Authorities, EndpointTls, ServerName, Verify};

@@ -9,8 +9,8 @@ use http::Method;
 use serde_json::json;
 use tidelock_core::id::Name;
 use tidelock_core::spec::{
-    Authorities, Check, EndpointLimits, EndpointTls, HealthSpec, Millis, PoolSpec, Protocol, ServerName, Timeouts,
-    Verify,
+    Authorities, Check, EndpointLimits, EndpointTls, HealthSpec, HoldMillis, HoldSpec, Millis, PoolSpec, Protocol,
+    ServerName, Timeouts, Verify,
 };
 
 use super::client::{Api, Failure};
@@ -100,6 +100,17 @@ pub(super) struct PutOptions {
     /// Requests of one node that wait for one endpoint [default: 1024]
     #[arg(long, value_name = "N")]
     max_pending: Option<u32>,
+    /// Requests wait this long for an endpoint while there is none, then 503; 0s answers at once [default: 2s]
+    #[arg(long, value_name = "TIME", value_parser = hold)]
+    hold: Option<HoldMillis>,
+    /// Requests of one node that wait for an endpoint [default: 1024]
+    #[arg(long, value_name = "N")]
+    max_held: Option<u32>,
+}
+
+fn hold(text: &str) -> Result<HoldMillis, String> {
+    let time = if text.trim_end_matches(char::is_alphabetic) == "0" { Duration::ZERO } else { duration::parse(text)? };
+    HoldMillis::try_from(u32::try_from(time.as_millis()).unwrap_or(u32::MAX))
 }
 
 /// `tcp`, `http:/healthz`, `grpc`, `grpc:SERVICE`.
@@ -153,6 +164,10 @@ impl PutOptions {
                 max_connections: self.max_connections,
                 max_requests: self.max_requests,
                 max_pending: self.max_pending.unwrap_or(EndpointLimits::default().max_pending),
+            },
+            hold: HoldSpec {
+                max_ms: self.hold.unwrap_or(HoldSpec::default().max_ms),
+                max_requests: self.max_held.unwrap_or(HoldSpec::default().max_requests),
             },
         };
         spec.check().map_err(Failure::Mistake)?;

@@ -62,6 +62,7 @@ fn pool_spec(section: Section<'_>) -> PoolSpec {
         tls: section.section_if_present("tls").map(pool_tls),
         health: given(section.shaped("health")),
         limits: section.section_if_present("limits").map(pool_limits).unwrap_or_default(),
+        hold: given(section.shaped("hold")).unwrap_or_default(),
     };
     if let Err(reason) = spec.check() {
         section.report(&section.source, "tls", reason);

@@ -8,6 +8,7 @@ mod browser;
 mod drains;
 mod elixir;
 mod fleet;
+mod gaps;
 mod health;
 mod membership;
 mod sessions;

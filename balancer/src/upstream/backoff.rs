@@ -41,6 +41,14 @@ impl Backoff {
         before.is_none()
     }
 
+    /// Somebody has nowhere else to go: the pause is a short one.
+    pub(crate) fn hurry(&self) {
+        if let Some(resting) = self.0.get() {
+            let until = resting.until.min(resting.failed + FIRST);
+            self.0.set(Some(Resting { until, ..resting }));
+        }
+    }
+
     /// A connection came about; says whether that is news.
     pub(crate) fn succeeded(&self) -> bool {
         self.0.take().is_some()
@@ -73,6 +81,10 @@ mod tests {
             tokio::time::advance(Duration::from_millis(5)).await;
         }
         assert_eq!(pauses, [1, 2, 4, 8, 16, 20, 20]);
+        backoff.failed(1_023);
+        backoff.hurry();
+        tokio::time::advance(FIRST).await;
+        assert!(!backoff.rests(Instant::now() + Duration::from_millis(1)), "one who waits has it tried at once");
         assert!(backoff.succeeded() && !backoff.succeeded());
         assert!(!backoff.rests(Instant::now() + Duration::from_millis(1)));
         assert!(backoff.failed(0), "it begins again");

@@ -173,7 +173,8 @@ async fn an_endpoint_that_cannot_prove_its_name_gets_nothing() {
         // The public authorities have not signed it.
         json!({"server_name": "app.internal"}),
     ] {
-        let fleet = secure.serving(config(), json!({"protocol": "http1", "tls": tls})).await;
+        let spec = json!({"protocol": "http1", "tls": tls, "hold": {"max_ms": 0}});
+        let fleet = secure.serving(config(), spec).await;
         let mut client = fleet.h1().await;
         client.get("/").await;
         if let Ok(stream) = secure.try_accept().await {
@@ -242,7 +243,7 @@ async fn an_endpoint_that_asks_sees_the_balancers_certificate() {
     let (identity, own) = files.certificate("balancer", &["balancer.internal"]);
     let secure = Secure::asking(&files, &["app.internal"], &[b"h2"], Some(own.clone())).await;
     let tls = json!({"authorities": secure.certificate, "server_name": "app.internal"});
-    let spec = json!({"protocol": "h2", "tls": tls});
+    let spec = json!({"protocol": "h2", "tls": tls, "hold": {"max_ms": 0}});
     let fleet = secure.serving(Config { endpoint_identity: Some(identity), ..config() }, spec.clone()).await;
     let mut client = fleet.h1().await;
     client.get("/").await;

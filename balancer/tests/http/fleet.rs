@@ -217,6 +217,12 @@ impl Endpoint {
         }
     }
 
+    /// One that comes back where it was.
+    pub(crate) async fn bind(name: &str, address: SocketAddr) -> Endpoint {
+        let listener = TcpListener::bind(address).await.unwrap();
+        Endpoint { address, listener, ..Endpoint::listen(name).await }
+    }
+
     /// One that somebody else listens for.
     pub(crate) async fn elsewhere(name: &str, address: SocketAddr) -> Endpoint {
         Endpoint { address, ..Endpoint::listen(name).await }

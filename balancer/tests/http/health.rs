@@ -249,8 +249,12 @@ async fn a_failed_connection_is_looked_at_soon() {
     let endpoint = Endpoint::listen("a").await;
     let health =
         json!({"check": {"kind": "tcp"}, "interval_ms": 1_000, "healthy_threshold": 1, "unhealthy_threshold": 1});
-    let fleet =
-        Fleet::with_pool(config(), serde_json::from_value(json!({"health": health})).unwrap(), &[&endpoint]).await;
+    let fleet = Fleet::with_pool(
+        config(),
+        serde_json::from_value(json!({"health": health, "hold": {"max_ms": 0}})).unwrap(),
+        &[&endpoint],
+    )
+    .await;
     let id = fleet.id(&endpoint);
     observers(&fleet, &[1]).await;
     seen(&fleet, id, "up").await;

@@ -24,6 +24,7 @@ mod h5_replay;
 mod h6_reset_budget;
 mod h8_websockets;
 mod health;
+mod hold;
 mod leaving;
 mod limits;
 mod pace;

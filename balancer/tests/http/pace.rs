@@ -72,7 +72,7 @@ async fn a_changed_share_holds_at_once_and_none_closes_nothing() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         share(&fleet, id, 5_000).await;
     };
-    soon("the first close", async { tokio::join!(closed, faster) }).await;
+    soon("the first close", Box::pin(async { tokio::join!(closed, faster) })).await;
     share(&fleet, id, 0).await;
     tokio::time::sleep(Duration::from_millis(400)).await;
     second.write(b"\x82\x82\0\0\0\0up").await;

@@ -17,6 +17,18 @@ pub(crate) struct PoolSpec {
     limits: Option<EndpointLimits>,
     /// Look after the endpoints. Left out: all count as up.
     health: Option<HealthSpec>,
+    hold: Option<HoldSpec>,
+}
+
+/// What becomes of requests while no endpoint may be used, or none can be reached.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "a description, never made")]
+pub(crate) struct HoldSpec {
+    /// They wait this long, then 503: 2000. 0 answers at once.
+    #[schema(maximum = 60_000)]
+    max_ms: Option<u32>,
+    /// So many at a time on one node: 1024.
+    max_requests: Option<u32>,
 }
 
 /// Some endpoints of a pool: a deployed version, or a list.

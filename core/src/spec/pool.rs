@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use serde::{Deserialize, Serialize};
 
 use super::health::{Check, HealthSpec};
+use super::hold::HoldSpec;
 use super::tls::EndpointTls;
 
 /// How to talk to a pool's endpoints, how much at once, and for how long to wait for them.
@@ -24,6 +25,8 @@ pub struct PoolSpec {
     /// Look after the endpoints. None: all count as up, and each request finds out for itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub health: Option<HealthSpec>,
+    #[serde(skip_serializing_if = "HoldSpec::is_default")]
+    pub hold: HoldSpec,
 }
 
 /// A [`PoolSpec`] as it is written, whose parts may not go together.
@@ -36,14 +39,15 @@ struct Fields {
     tls: Option<EndpointTls>,
     limits: EndpointLimits,
     health: Option<HealthSpec>,
+    hold: HoldSpec,
 }
 
 impl TryFrom<Fields> for PoolSpec {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<PoolSpec, String> {
-        let Fields { protocol, strip_content_length, timeouts, tls, limits, health } = fields;
-        let spec = PoolSpec { protocol, strip_content_length, timeouts, tls, limits, health };
+        let Fields { protocol, strip_content_length, timeouts, tls, limits, health, hold } = fields;
+        let spec = PoolSpec { protocol, strip_content_length, timeouts, tls, limits, health, hold };
         spec.goes_together().map(|()| spec)
     }
 }
@@ -71,7 +75,11 @@ impl PoolSpec {
             || self.tls.is_some()
             || self.health.is_some()
             || !self.limits.is_default();
-        if is_new { 2 } else { 1 }
+        match (self.hold.is_default(), is_new) {
+            (false, _) => 3,
+            (true, true) => 2,
+            (true, false) => 1,
+        }
     }
 
     /// What is asked of a spec before it is proposed, and not of what a log holds already: see

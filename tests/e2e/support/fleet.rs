@@ -159,6 +159,10 @@ address = "{http}"
         self.endpoints.push(Endpoint { name: name.to_owned(), address, process });
     }
 
+    pub(crate) fn log_of(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.log"))
+    }
+
     pub(crate) fn endpoint(&mut self, name: &str) -> &mut Endpoint {
         self.endpoints.iter_mut().find(|endpoint| endpoint.name == name).expect("an endpoint of this name")
     }
