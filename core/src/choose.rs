@@ -169,7 +169,7 @@ fn by_pin(
     random: &mut impl FnMut() -> u64,
 ) -> Result<Choice, NoEndpoint> {
     let mut placement = Placement::New;
-    let mut session = moment.session;
+    let (mut session, mut lost) = (moment.session, None);
     // Routes with different paths have cookies of one name: the one for this pool counts.
     let pins = cookies(headers, COOKIE_NAME).filter_map(|value| table.sealer.open(value));
     for pin in pins.filter(|pin| pin.pool == pool.id).take(1) {
@@ -182,10 +182,14 @@ fn by_pin(
             Some(place) => return Ok(Choice { endpoint: place, placement: Placement::Kept, pin: None }),
         };
         placement = Placement::Moved(reason);
+        lost = Some(pin.endpoint);
     }
+    // Whoever takes over from the endpoint that the session has lost comes first.
     let home = |session: SessionId| {
-        let mut walk = pool.ring.walk(ring::position(&session.0)).map(|i| i as usize);
-        walk.find(|place| admits(*place, false)).map(|place| (session, place))
+        let walk = || pool.ring.walk(ring::position(&session.0)).map(|i| i as usize);
+        let heir = lost.and_then(|lost| walk().find(|place| pool.is_heir(lost, *place) && admits(*place, false)));
+        let found = heir.or_else(|| walk().find(|place| admits(*place, false)));
+        found.map(|place| (session, place))
     };
     let found = match session {
         Some(session) => home(session),

@@ -5,6 +5,7 @@
 //! and the table compiler sees by the pointer what has not changed.
 
 mod drains;
+mod heirs;
 mod members;
 mod outcome;
 mod switchovers;
@@ -34,6 +35,8 @@ const KEYS_KEPT: usize = 1_024;
 pub const MAX_POOLS: usize = 10_000;
 pub const MAX_ENDPOINTS_PER_POOL: usize = 10_000;
 pub const MAX_ROUTES: usize = 20_000;
+/// From this level of the log's language on endpoints have heirs.
+const HEIRS_LEVEL: u32 = 3;
 /// Keys that may still be out there in cookies.
 const MAX_COOKIE_KEYS: usize = 8;
 
@@ -79,6 +82,9 @@ pub struct Pool {
     pub id: PoolId,
     pub spec: PoolSpec,
     pub endpoints: BTreeMap<Name, Endpoint>,
+    /// The heirs of endpoints that are gone.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    gone: BTreeMap<EndpointId, Vec<EndpointId>>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +95,16 @@ pub struct Endpoint {
     pub phase: Phase,
     #[serde(default)]
     pub health: Health,
+    /// Where its sessions go when they lose it; empty: wherever the ring says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    heirs: Vec<EndpointId>,
+    /// How many endpoints it has taken over from.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    inherited: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 /// The life of an endpoint: active -> draining -> drained -> removed; a cancel leads back.
@@ -262,7 +278,10 @@ impl State {
             return Err(Rejection::LimitReached { what: "pools".into(), limit: MAX_POOLS as u64 });
         }
         let id = PoolId(self.mint());
-        self.pools.insert(name.clone(), Arc::new(Pool { id, spec: spec.clone(), endpoints: BTreeMap::new() }));
+        self.pools.insert(
+            name.clone(),
+            Arc::new(Pool { id, spec: spec.clone(), endpoints: BTreeMap::new(), gone: BTreeMap::new() }),
+        );
         Ok(())
     }
 
@@ -303,9 +322,18 @@ impl State {
             replaced => {
                 let id = EndpointId(self.mint());
                 let health = Health::new(now_ms);
-                let endpoint = Endpoint { id, spec: spec.clone(), phase: Phase::Active {}, health };
-                if let Some(pool) = self.pools.get_mut(pool) {
-                    Arc::make_mut(pool).endpoints.insert(name.clone(), endpoint);
+                let endpoint = Endpoint {
+                    id,
+                    spec: spec.clone(),
+                    phase: Phase::Active {},
+                    health,
+                    heirs: Vec::new(),
+                    inherited: 0,
+                };
+                if let Some(pool) = self.pools.get_mut(pool).map(Arc::make_mut)
+                    && let Some(old) = pool.endpoints.insert(name.clone(), endpoint)
+                {
+                    pool.remember(old);
                 }
                 if let Some(drain) = replaced.and_then(|(_, phase)| phase.drain()) {
                     self.end_drain(drain, DrainState::Removed, now_ms);
@@ -317,8 +345,14 @@ impl State {
 
     fn delete_endpoint(&mut self, pool: &Name, name: &Name, now_ms: u64) -> Result<(), Rejection> {
         let phase = self.endpoint_mut(pool, name)?.phase;
-        if let Some(pool) = self.pools.get_mut(pool) {
-            Arc::make_mut(pool).endpoints.remove(name);
+        let knows_heirs = self.level() >= HEIRS_LEVEL;
+        if let Some(pool) = self.pools.get_mut(pool).map(Arc::make_mut) {
+            if knows_heirs && matches!(phase, Phase::Active {}) {
+                pool.bequeath(name);
+            }
+            if let Some(endpoint) = pool.endpoints.remove(name) {
+                pool.remember(endpoint);
+            }
         }
         if let Some(drain) = phase.drain() {
             self.end_drain(drain, DrainState::Removed, now_ms);

@@ -48,6 +48,8 @@ pub struct PoolTable {
     panics: bool,
     /// Places in `endpoints`, in the order of ids, to find a pin's endpoint.
     by_id: Vec<u32>,
+    /// The places to which sessions of an endpoint go when they lose it, where not the ring decides.
+    heirs: BTreeMap<EndpointId, Vec<u32>>,
     source: Arc<Pool>,
 }
 
@@ -144,6 +146,11 @@ impl PoolTable {
         (up_for_ms * 1_000 / slow_start.get()).clamp(100, 1_000)
     }
 
+    /// Whether sessions that lose `endpoint` go to `place`, if anybody was named for them.
+    pub fn is_heir(&self, endpoint: EndpointId, place: usize) -> bool {
+        self.heirs.get(&endpoint).is_some_and(|heirs| heirs.contains(&(place as u32)))
+    }
+
     /// The place of an endpoint in `endpoints`.
     pub fn find(&self, id: EndpointId) -> Option<usize> {
         let found = self.by_id.binary_search_by(|place| self.endpoints[*place as usize].id.cmp(&id)).ok()?;
@@ -207,7 +214,14 @@ fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<Po
     };
     let mut by_id: Vec<u32> = (0..endpoints.len() as u32).collect();
     by_id.sort_unstable_by_key(|place| endpoints[*place as usize].id);
+    let place = |id: EndpointId| {
+        let found = by_id.binary_search_by(|place| endpoints[*place as usize].id.cmp(&id)).ok()?;
+        Some(by_id[found])
+    };
+    let heirs = |id| (id, pool.heirs(id).into_iter().filter_map(place).collect());
+    let heirs = pool.testators().map(heirs).collect();
     Arc::new(PoolTable {
+        heirs,
         id: pool.id,
         name: name.clone(),
         spec: pool.spec.clone(),

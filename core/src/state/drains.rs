@@ -1,10 +1,11 @@
 //! Drains in the state: begun, cancelled, ended, and closing at a pace.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, Phase, Rejection, State};
+use super::{Endpoint, HEIRS_LEVEL, Phase, Rejection, State};
 use crate::command::DrainMode;
 use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, SwitchoverId};
 use crate::pace::Pace;
@@ -95,6 +96,13 @@ impl State {
             shared: None,
         };
         self.drains.insert(drain, record);
+        // A switchover has named its own.
+        if self.level() >= HEIRS_LEVEL
+            && switchover.is_none()
+            && let Some(pool) = self.pools.get_mut(pool)
+        {
+            Arc::make_mut(pool).bequeath(endpoint);
+        }
         Ok(drain)
     }
 
@@ -104,6 +112,7 @@ impl State {
             return Err(Rejection::NotDraining { pool: pool.clone(), endpoint: endpoint.clone() });
         };
         target.phase = Phase::Active {};
+        target.heirs.clear();
         self.end_drain(drain, DrainState::Cancelled, now_ms);
         Ok(drain)
     }

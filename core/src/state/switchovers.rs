@@ -1,5 +1,7 @@
 //! Switchovers in the state: begun, shifted, finished, rolled back.
 
+use std::sync::Arc;
+
 use super::drains::DrainPlan;
 use super::{Phase, Pool, Rejection, State};
 use crate::command::DrainMode;
@@ -55,11 +57,13 @@ impl State {
             return Err(Rejection::NotReady {});
         }
         let old: Vec<Name> = spec.old_side(pool).map(|(name, _)| name.clone()).collect();
+        let new: Vec<Name> = spec.new_side(pool).map(|(name, _)| name.clone()).collect();
         let (pool, plan) = (switchover.pool.clone(), plan(id, spec, spec.mode, now_ms));
         let mut drains = Vec::new();
-        for endpoint in old {
-            drains.push(self.start_drain(epoch, now_ms, &pool, &endpoint, plan.clone())?);
+        for endpoint in &old {
+            drains.push(self.start_drain(epoch, now_ms, &pool, endpoint, plan.clone())?);
         }
+        self.bequeath_all(&pool, &old, &new);
         self.change_switchover(id, |switchover| {
             switchover.stage = Stage::Draining;
             switchover.shifted_ms = Some(now_ms);
@@ -95,15 +99,24 @@ impl State {
                 return Err(Rejection::NothingToReturnTo { pool: name });
             }
             let plan = plan(id, spec, DrainMode::Streams, now_ms);
-            for endpoint in old {
-                self.cancel_drain(&name, &endpoint, now_ms)?;
+            for endpoint in &old {
+                self.cancel_drain(&name, endpoint, now_ms)?;
             }
-            for endpoint in new {
-                self.start_drain(epoch, now_ms, &name, &endpoint, plan.clone())?;
+            for endpoint in &new {
+                self.start_drain(epoch, now_ms, &name, endpoint, plan.clone())?;
             }
+            self.bequeath_all(&name, &new, &old);
         }
         self.end_switchover(id, Stage::RolledBack, reason, now_ms);
         Ok(id)
+    }
+
+    /// What lived on any of `from` goes to all of `to`.
+    fn bequeath_all(&mut self, pool: &Name, from: &[Name], to: &[Name]) {
+        if let Some(pool) = self.pools.get_mut(pool) {
+            let pool = Arc::make_mut(pool);
+            from.iter().for_each(|endpoint| pool.bequeath_to(endpoint, to.to_vec()));
+        }
     }
 
     /// A switchover in such a stage, and its pool.
