@@ -11,8 +11,10 @@ mod endpoint;
 mod node;
 mod output;
 mod pool;
+mod prestop;
 mod recover;
 mod route;
+mod sessions;
 mod status;
 mod switchover;
 mod view;
@@ -129,6 +131,19 @@ Example:
     /// Switchovers: one side of a pool replaced by another
     #[command(subcommand)]
     Switchover(switchover::Command),
+    /// Empty what is at an address, and return when it may be stopped: a pod's preStop hook
+    #[command(after_help = "\
+Exit codes: 0 safe to stop, 3 something was left when the time was over, 4 no node was reached.
+
+Example, in a pod's spec (terminationGracePeriodSeconds: 60):
+  tidelock prestop --api http://tidelock-admin:9900 --address 10.0.0.5:4000 --timeout 50s")]
+    Prestop(prestop::Options),
+    /// The keys that seal sessions' cookies
+    #[command(subcommand)]
+    Keys(sessions::Keys),
+    /// The pins of sessions to endpoints
+    #[command(subcommand)]
+    Pins(sessions::Pins),
     /// Nodes of the fleet
     #[command(subcommand)]
     Node(node::Command),
@@ -255,6 +270,9 @@ async fn ask(command: Command, mut api: Api) -> anyhow::Result<Outcome> {
         Command::Route(command) => route::run(command, api).await,
         Command::Drain(command) => drain::run(command, api).await,
         Command::Switchover(command) => switchover::run(command, api).await,
+        Command::Prestop(options) => prestop::run(options, api).await,
+        Command::Keys(command) => sessions::keys(command, api).await,
+        Command::Pins(command) => sessions::pins(command, api).await,
         Command::Node(command) => node::run(command, api).await,
         Command::Status(options) => status::run(options, api).await,
         Command::Top => status::top(api).await,

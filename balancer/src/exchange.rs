@@ -3,6 +3,7 @@
 
 mod hold;
 
+use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,10 +11,11 @@ use http::header::{DATE, SET_COOKIE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
-use tidelock_core::affinity::{COOKIE_NAME, Pin, SessionId};
-use tidelock_core::choose::{Choice, Moment, Placement, choose};
+use tidelock_core::affinity::{Pin, SessionId};
+use tidelock_core::choose::{Asked, Choice, Moment, Placement, choose};
 use tidelock_core::retry::{Failure, Verdict, verdict};
 use tidelock_core::route::{NoRoute, Route};
+use tidelock_core::spec::Affinity;
 use tidelock_core::table::PoolTable;
 
 use self::hold::Held;
@@ -140,7 +142,13 @@ impl Exchange {
             let now = (unix_ms() / 1000) as u32;
             let moment = Moment { now, tried: &tries.tried, session: tries.session };
             let random = &mut || worker.random();
-            let choice = choose(&self.view.table, &self.route, &self.head.headers, &moment, &**pool, random);
+            let asked = Asked {
+                headers: &self.head.headers,
+                path: self.path.path(),
+                query: self.path.query(),
+                client: self.client.address,
+            };
+            let choice = choose(&self.view.table, &self.route, &asked, &moment, &**pool, random);
             let Ok(choice) = choice else {
                 // An endpoint that only broke off may serve on a new connection, where there is
                 // no other one.
@@ -267,8 +275,16 @@ impl Exchange {
         nonce[..8].copy_from_slice(&self.worker.random().to_be_bytes());
         nonce[8..].copy_from_slice(&self.worker.random().to_be_bytes()[..4]);
         let value = self.view.table.sealer.seal(pin, nonce)?;
-        let path = self.route.spec.path_prefix.as_str();
-        let secure = if self.client.tls { "; Secure" } else { "" };
-        HeaderValue::try_from(format!("{COOKIE_NAME}={value}; Path={path}; HttpOnly; SameSite=Lax{secure}")).ok()
+        let Affinity::Cookie(spec) = &self.route.spec.affinity else { return None };
+        let path = spec.path.as_ref().unwrap_or(&self.route.spec.path_prefix).as_str();
+        let (name, same_site) = (spec.name.as_str(), spec.same_site.as_str());
+        let mut cookie = format!("{name}={value}; Path={path}; HttpOnly; SameSite={same_site}");
+        if let Some(seconds) = spec.max_age_s {
+            let _ = write!(cookie, "; Max-Age={seconds}");
+        }
+        if self.client.tls || spec.secure {
+            cookie.push_str("; Secure");
+        }
+        HeaderValue::try_from(cookie).ok()
     }
 }

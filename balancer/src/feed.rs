@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tidelock_core::id::{EndpointId, Epoch, NodeId, PoolId};
+use tidelock_core::pace::Pace;
 use tidelock_core::plan::{Change, changes};
 use tidelock_core::report::NodeReport;
 use tidelock_core::state::Phase;
@@ -73,6 +74,23 @@ impl Registry {
             if let Some(state) = endpoints.get(id) {
                 state.pace.set(rate);
             }
+        }
+    }
+
+    /// This node leaves: what lasts is closed in four fifths of the time that is left, and not slower
+    /// than by default, on all endpoints together.
+    pub(crate) fn leave_within(&self, time: Duration) {
+        let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
+        let lasting: Vec<(u64, &Arc<EndpointState>)> =
+            endpoints.values().map(|state| (state.counts().lasting(), state)).collect();
+        let total: u64 = lasting.iter().map(|(count, _)| count).sum();
+        if total == 0 {
+            return;
+        }
+        let millis = u64::try_from(time.as_millis() * 4 / 5).unwrap_or(u64::MAX).max(1);
+        let rate = (total.saturating_mul(1_000_000) / millis).max(u64::from(Pace::DEFAULT.get()) * 1_000);
+        for (count, state) in lasting.into_iter().filter(|(count, _)| *count > 0) {
+            state.pace.set((u128::from(rate) * u128::from(count) / u128::from(total)).max(1) as u64);
         }
     }
 

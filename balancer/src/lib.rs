@@ -72,6 +72,7 @@ pub struct Balancer {
     /// Ends after the workers, when the last access event is written.
     log_writer: Option<JoinHandle<()>>,
     open: Arc<AtomicUsize>,
+    registry: Arc<Registry>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -162,9 +163,9 @@ impl Balancer {
         let run = move || run_observer(observer, tables_seen, stage_of_checks);
         workers.push(spawn_worker("health".to_owned(), tell_end, run).map_err(StartError::Thread)?);
         counters.push(counters_of_checks);
-        tokio::spawn(feed::run(registry, observations, tickets, tables, to_workers, reporter, stage_seen));
+        tokio::spawn(feed::run(registry.clone(), observations, tickets, tables, to_workers, reporter, stage_seen));
         tokio::spawn(follow_certificates(certificates, stage_end));
-        Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open })
+        Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open, registry })
     }
 
     /// What the listeners are bound to, in the order of the configuration.
@@ -201,10 +202,13 @@ impl Balancer {
     }
 
     /// Waits up to `deadline` for the last connection to end, cuts what is left, and joins the
-    /// workers. Says whether nothing had to be cut.
+    /// workers. WebSockets and event streams, which do not end by themselves, are closed one after the
+    /// other before. Says whether nothing had to be cut.
     pub async fn end(self, deadline: Duration) -> bool {
         self.leave();
-        let Balancer { workers, log_writer, stage, .. } = self;
+        let Balancer { workers, log_writer, stage, registry, .. } = self;
+        registry.leave_within(deadline);
+        stage.send_replace(Stage::Closing);
         let joined = tokio::task::spawn_blocking(move || {
             for thread in workers.into_iter().chain(log_writer) {
                 // A thread that panicked has said so.

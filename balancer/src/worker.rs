@@ -60,6 +60,8 @@ pub(crate) enum Stage {
     Serving,
     /// No new connection; those that are open end with what runs on them.
     Leaving,
+    /// What does not end by itself is closed, one after the other.
+    Closing,
     /// What is left is cut.
     Ended,
 }
@@ -169,6 +171,15 @@ impl Worker {
         // The sender's end is the node's.
         let _ = stage.wait_for(|stage| *stage >= Stage::Leaving).await;
         self.leaving.raise();
+        let _ = stage.wait_for(|stage| *stage >= Stage::Closing).await;
+        self.close_at_pace();
+    }
+
+    /// Closes what lasts on endpoints for which this node has a pace.
+    fn close_at_pace(&self) {
+        for endpoint in self.view().pools.iter().flat_map(|pool| &pool.endpoints) {
+            endpoint.close_at_pace(&self.counters);
+        }
     }
 
     /// Looks after connections to endpoints: idle ones of HTTP/1.1 have no task of their own.
@@ -214,13 +225,11 @@ impl Worker {
                 endpoint.retire();
             }
         }
-        if !table.closing.is_empty() {
-            for endpoint in pools.iter().flat_map(|pool| &pool.endpoints) {
-                endpoint.close_at_pace(&self.counters);
-            }
-        }
-        let epoch = table.epoch;
+        let (epoch, closes) = (table.epoch, !table.closing.is_empty());
         self.view.replace(Rc::new(View { table, pools }));
+        if closes {
+            self.close_at_pace();
+        }
         self.changed.notify_waiters();
         self.registry.adopted(self.index, epoch);
     }

@@ -39,9 +39,11 @@ pub(crate) mod listener;
 mod nodes;
 mod openapi;
 mod pools;
+mod prestop;
 mod probes;
 mod routes;
 mod schema;
+mod sessions;
 mod status;
 mod switchovers;
 pub(crate) mod view;
@@ -113,6 +115,9 @@ fn protected() -> OpenApiRouter<Context> {
         .routes(routes!(routes::show, routes::put, routes::delete))
         .routes(routes!(drains::list))
         .routes(routes!(drains::show))
+        .routes(routes!(prestop::run))
+        .routes(routes!(sessions::keys, sessions::rotate))
+        .routes(routes!(sessions::revoke))
         .routes(routes!(switchovers::start))
         .routes(routes!(switchovers::list))
         .routes(routes!(switchovers::show, switchovers::roll_back))

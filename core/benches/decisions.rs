@@ -5,7 +5,7 @@
 use criterion::{BenchmarkId, Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue};
 use tidelock_core::affinity::{COOKIE_NAME, CookieKey, KeySecret};
-use tidelock_core::choose::{Availability, Moment, choose};
+use tidelock_core::choose::{Asked, Availability, Moment, choose};
 use tidelock_core::command::{Command, LEVEL, Proposal};
 use tidelock_core::health::Verdict;
 use tidelock_core::id::{Epoch, Name};
@@ -76,14 +76,17 @@ fn choices(c: &mut Criterion) {
             let mut headers = HeaderMap::new();
             headers.insert("accept", HeaderValue::from_static("*/*"));
             let mut cookie = "theme=dark; session=0123456789abcdef".to_owned();
-            let first = choose(&table, route, &headers, &moment, &AllAdmitted, &mut random).expect("an endpoint");
+            let client = [192, 0, 2, 1].into();
+            let asked = Asked { headers: &headers, path: "/0/page", query: None, client };
+            let first = choose(&table, route, &asked, &moment, &AllAdmitted, &mut random).expect("an endpoint");
             if let Some(pin) = first.pin {
                 let sealed = table.sealer.seal(pin, [7; 12]).expect("there is a key");
                 cookie = format!("{cookie}; {COOKIE_NAME}={sealed}");
             }
             headers.insert("cookie", HeaderValue::try_from(cookie).expect("visible ASCII"));
+            let asked = Asked { headers: &headers, path: "/0/page", query: None, client };
             group.bench_function(BenchmarkId::new(kind, endpoints), |b| {
-                b.iter(|| choose(&table, route, &headers, &moment, &AllAdmitted, &mut random));
+                b.iter(|| choose(&table, route, &asked, &moment, &AllAdmitted, &mut random));
             });
         }
     }

@@ -175,7 +175,7 @@ impl Sealer {
 
 /// The values of the cookies called `name`, in the order in which the client sent them. Pairs are
 /// separated by ';' in one field or stand in several fields, as HTTP/2 splits them.
-pub fn cookies<'a>(headers: &'a http::HeaderMap, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+pub fn cookies<'a, 'n>(headers: &'a http::HeaderMap, name: &'n str) -> impl Iterator<Item = &'a [u8]> + use<'a, 'n> {
     headers.get_all(http::header::COOKIE).into_iter().flat_map(move |field| {
         field.as_bytes().split(|b| *b == b';').filter_map(move |pair| {
             let pair = pair.trim_ascii();

@@ -1,12 +1,14 @@
 //! Where one request goes: route, affinity, ring, availability. No I/O, and the same answer on
 //! every node that has the same epoch.
 
+use std::net::IpAddr;
+
 use http::HeaderMap;
 
-use crate::affinity::{COOKIE_NAME, Pin, SessionId, cookies};
+use crate::affinity::{Pin, SessionId, cookies};
 use crate::ring;
 use crate::route::Route;
-use crate::spec::Affinity;
+use crate::spec::{Affinity, Strength};
 use crate::table::{PoolTable, Table};
 
 /// What this node sees of the endpoints at this moment; places are those of the pool's table.
@@ -51,6 +53,8 @@ pub enum MoveReason {
     Unhealthy,
     /// This node cannot reach it.
     Unavailable,
+    /// The pin was taken back.
+    Revoked,
 }
 
 impl Placement {
@@ -64,6 +68,7 @@ impl Placement {
             Placement::Moved(MoveReason::Draining) => "moved:draining",
             Placement::Moved(MoveReason::Unhealthy) => "moved:unhealthy",
             Placement::Moved(MoveReason::Unavailable) => "moved:unavailable",
+            Placement::Moved(MoveReason::Revoked) => "moved:revoked",
         }
     }
 }
@@ -82,11 +87,61 @@ pub struct Moment<'a> {
     pub session: Option<SessionId>,
 }
 
+/// What a request has that may keep it somewhere.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub headers: &'a HeaderMap,
+    pub path: &'a str,
+    pub query: Option<&'a str>,
+    pub client: IpAddr,
+}
+
+impl<'a> Asked<'a> {
+    /// The key on the ring; none where there is none in the request.
+    fn key(&self, affinity: &Affinity) -> Option<Key<'a>> {
+        match affinity {
+            Affinity::None {} | Affinity::Cookie(_) => None,
+            Affinity::AppCookie { name } => cookies(self.headers, name.as_str()).next().map(Key::Bytes),
+            Affinity::Header { name } => self.headers.get(name.header()).map(|value| Key::Bytes(value.as_bytes())),
+            Affinity::Query { name } => {
+                let mut pairs = self.query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+                let (_, value) = pairs.find(|(known, _)| *known == name.as_str())?;
+                Some(Key::Bytes(value.as_bytes()))
+            }
+            Affinity::PathSegment { number } => {
+                let segment = self.path.split('/').nth(number.get().into()).filter(|segment| !segment.is_empty())?;
+                Some(Key::Bytes(segment.as_bytes()))
+            }
+            // An IPv4 client of an IPv6 socket is the same client.
+            Affinity::ClientIp {} => Some(match self.client.to_canonical() {
+                IpAddr::V4(address) => Key::V4(address.octets()),
+                IpAddr::V6(address) => Key::V6(address.octets()),
+            }),
+        }
+    }
+}
+
+enum Key<'a> {
+    Bytes(&'a [u8]),
+    V4([u8; 4]),
+    V6([u8; 16]),
+}
+
+impl Key<'_> {
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Key::Bytes(bytes) => bytes,
+            Key::V4(octets) => octets,
+            Key::V6(octets) => octets,
+        }
+    }
+}
+
 /// Chooses an endpoint of the route's pool. `random` gives 64 random bits a call.
 pub fn choose(
     table: &Table,
     route: &Route,
-    headers: &HeaderMap,
+    asked: &Asked<'_>,
     moment: &Moment<'_>,
     available: &impl Availability,
     random: &mut impl FnMut() -> u64,
@@ -97,13 +152,12 @@ pub fn choose(
     };
     match &route.spec.affinity {
         Affinity::None {} => unkeyed(pool, moment, available, admits, random),
-        Affinity::Cookie => by_pin(table, pool, headers, moment, admits, random),
-        Affinity::AppCookie { name } => match cookies(headers, name.as_str()).next() {
-            Some(value) => keyed(pool, value, admits),
-            None => unkeyed(pool, moment, available, admits, random),
-        },
-        Affinity::Header { name } => match headers.get(name.header()) {
-            Some(value) => keyed(pool, value.as_bytes(), admits),
+        Affinity::Cookie(cookie) => {
+            let kept = Kept { pins: cookies(asked.headers, cookie.name.as_str()), strength: route.spec.strength };
+            by_pin(table, pool, kept, moment, admits, random)
+        }
+        affinity => match asked.key(affinity) {
+            Some(key) => keyed(pool, key.as_bytes(), route.spec.strength, admits),
             None => unkeyed(pool, moment, available, admits, random),
         },
     }
@@ -149,8 +203,17 @@ fn warm<T, R: FnMut() -> u64>(
     Some(drawn)
 }
 
-fn keyed(pool: &PoolTable, key: &[u8], admits: impl Fn(usize, bool) -> bool) -> Result<Choice, NoEndpoint> {
-    for (hops, place) in pool.ring.walk(ring::position(key)).enumerate() {
+fn keyed(
+    pool: &PoolTable,
+    key: &[u8],
+    strength: Strength,
+    admits: impl Fn(usize, bool) -> bool,
+) -> Result<Choice, NoEndpoint> {
+    let hops = match strength {
+        Strength::Prefer => usize::MAX,
+        Strength::Strict => 1,
+    };
+    for (hops, place) in pool.ring.walk(ring::position(key)).take(hops).enumerate() {
         let endpoint = place as usize;
         if admits(endpoint, false) {
             let placement = if hops == 0 { Placement::Keyed } else { Placement::Moved(MoveReason::Unavailable) };
@@ -160,10 +223,16 @@ fn keyed(pool: &PoolTable, key: &[u8], admits: impl Fn(usize, bool) -> bool) -> 
     Err(NoEndpoint)
 }
 
-fn by_pin(
+/// What a session that has begun brings along.
+struct Kept<P> {
+    pins: P,
+    strength: Strength,
+}
+
+fn by_pin<'a>(
     table: &Table,
     pool: &PoolTable,
-    headers: &HeaderMap,
+    kept: Kept<impl Iterator<Item = &'a [u8]>>,
     moment: &Moment<'_>,
     admits: impl Fn(usize, bool) -> bool,
     random: &mut impl FnMut() -> u64,
@@ -171,16 +240,21 @@ fn by_pin(
     let mut placement = Placement::New;
     let (mut session, mut lost) = (moment.session, None);
     // Routes with different paths have cookies of one name: the one for this pool counts.
-    let pins = cookies(headers, COOKIE_NAME).filter_map(|value| table.sealer.open(value));
+    let pins = kept.pins.filter_map(|value| table.sealer.open(value));
     for pin in pins.filter(|pin| pin.pool == pool.id).take(1) {
         session = Some(pin.session);
         let reason = match pool.find(pin.endpoint) {
             None => MoveReason::Gone,
+            Some(place) if pin.issued <= pool.endpoints[place].pins_revoked_s => MoveReason::Revoked,
             Some(place) if !pool.endpoints[place].takes_pinned_sessions() => MoveReason::Draining,
             Some(place) if !pool.is_up(place) => MoveReason::Unhealthy,
             Some(place) if !admits(place, true) => MoveReason::Unavailable,
             Some(place) => return Ok(Choice { endpoint: place, placement: Placement::Kept, pin: None }),
         };
+        let may_come_back = matches!(reason, MoveReason::Unhealthy | MoveReason::Unavailable);
+        if kept.strength == Strength::Strict && may_come_back {
+            return Err(NoEndpoint);
+        }
         placement = Placement::Moved(reason);
         lost = Some(pin.endpoint);
     }

@@ -130,7 +130,14 @@ pub enum Command {
         switchover: SwitchoverId,
         reason: String,
     },
-    /// The leader's own: a key to seal cookies with.
+    /// Pins that were given until now count no more.
+    RevokePins {
+        pool: Name,
+        /// None: all of the pool.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        endpoint: Option<Name>,
+    },
+    /// A key to seal cookies with: the first is the leader's own, as is its promotion.
     PutCookieKey {
         key: CookieKey,
     },
@@ -177,6 +184,7 @@ impl Command {
     pub fn level(&self) -> u32 {
         match self {
             Command::PutPool { spec, .. } => spec.level(),
+            Command::PutRoute { spec, .. } => spec.level(),
             Command::SetHealth { .. } | Command::SetObservers { .. } => 2,
             Command::StartDrain { pace: Some(_), .. }
             | Command::ShareClosing { .. }
@@ -184,7 +192,8 @@ impl Command {
             | Command::StartSwitchover { .. }
             | Command::ShiftSwitchover { .. }
             | Command::FinishSwitchover { .. }
-            | Command::RollBackSwitchover { .. } => 3,
+            | Command::RollBackSwitchover { .. }
+            | Command::RevokePins { .. } => 3,
             Command::Batch { commands } => commands.iter().map(Command::level).max().unwrap_or(1),
             // What removes a node must not wait for that node to be upgraded, or to be heard of.
             _ => 1,
@@ -280,6 +289,10 @@ mod tests {
         golden(Command::EndSessions { drain: DrainId(9) }, r#"{"op":"end-sessions","drain":"d9"}"#);
         let start = r#"{"op":"start-switchover","pool":"app","spec":{"from":{"revision":"v1"},"to":{"endpoints":["b"]},"mode":"streams","pace":50,"deadline_ms":300000,"min_ready":1,"wait_ms":600000,"max_error_percent":5,"reason":"x"}}"#;
         golden(serde_json::from_str(start).unwrap(), start);
+        golden(
+            Command::RevokePins { pool: name("app"), endpoint: Some(name("a")) },
+            r#"{"op":"revoke-pins","pool":"app","endpoint":"a"}"#,
+        );
         golden(
             Command::ShiftSwitchover { switchover: SwitchoverId(9) },
             r#"{"op":"shift-switchover","switchover":"s9"}"#,

@@ -92,6 +92,7 @@ mod tests {
             path_prefix: prefix.to_owned().try_into().unwrap(),
             pool: "p".parse().unwrap(),
             affinity: Affinity::default(),
+            strength: Default::default(),
             expose: false,
         };
         Route { name: name.parse().unwrap(), spec: Arc::new(spec), pool: 0 }

@@ -1,6 +1,7 @@
 //! What an operator writes: pools, endpoints and routes. Parsing is validating: a spec that
 //! exists can be applied, but for what only the state knows (a pool that is not there).
 
+mod affinity;
 mod endpoint;
 mod health;
 mod hold;
@@ -8,11 +9,12 @@ mod pool;
 mod route;
 mod tls;
 
+pub use affinity::{Affinity, CookieSpec, QueryName, SameSite, Strength};
 pub use endpoint::{Address, EndpointSpec, InvalidAddress, Weight};
 pub use health::{Check, CheckHost, CheckPath, HealthSpec, Percent, ServiceName, Status};
 pub use hold::{HoldMillis, HoldSpec};
 pub use pool::{EndpointLimits, Millis, PoolSpec, Protocol, Timeouts};
-pub use route::{Affinity, HostPattern, PathPrefix, RouteSpec, Token};
+pub use route::{HostPattern, PathPrefix, RouteSpec, Token};
 pub use tls::{Authorities, EndpointTls, ServerName, Verify};
 
 /// Labels of letters, digits, '-' and '_' (which service names use), 253 bytes in all.
@@ -68,7 +70,7 @@ mod tests {
         assert!(parse::<PoolSpec>(r#"{"tls":{"verify":"some"}}"#).is_err());
         assert!(parse::<PoolSpec>(r#"{"tls":{"server_name":"10.0.0.1"}}"#).is_err());
         assert!(parse::<EndpointSpec>(r#"{"address":"a:1","weight":0}"#).is_err());
-        assert!(parse::<Affinity>(r#"{"kind":"cookie","name":"x"}"#).is_err());
+        assert!(parse::<Affinity>(r#"{"kind":"cookie","names":"x"}"#).is_err());
         assert!(parse::<Affinity>(r#"{"kind":"app-cookie","name":"a b"}"#).is_err());
         assert!(parse::<Affinity>(r#"{"kind":"none","x":1}"#).is_err());
     }
@@ -78,7 +80,7 @@ mod tests {
         let route = r#"{"host":"*.example.com","path_prefix":"/app","pool":"p","affinity":{"kind":"app-cookie","name":"Session"}}"#;
         let spec: RouteSpec = parse(route).unwrap();
         assert_eq!(serde_json::to_string(&spec).unwrap(), route);
-        for affinity in [Affinity::None {}, Affinity::Cookie] {
+        for affinity in [Affinity::None {}, Affinity::default()] {
             let json = serde_json::to_string(&affinity).unwrap();
             assert_eq!(parse::<Affinity>(&json).unwrap(), affinity, "{json}");
         }

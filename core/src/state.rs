@@ -37,6 +37,8 @@ pub const MAX_ENDPOINTS_PER_POOL: usize = 10_000;
 pub const MAX_ROUTES: usize = 20_000;
 /// From this level of the log's language on endpoints have heirs.
 const HEIRS_LEVEL: u32 = 3;
+/// From this level on a key's id is not given to another one.
+const KEYS_STAY_LEVEL: u32 = 3;
 /// Keys that may still be out there in cookies.
 const MAX_COOKIE_KEYS: usize = 8;
 
@@ -98,6 +100,9 @@ pub struct Endpoint {
     /// Where its sessions go when they lose it; empty: wherever the ring says.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     heirs: Vec<EndpointId>,
+    /// Pins that were given until this time count no more; Unix time in seconds.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pins_revoked_s: u32,
     /// How many endpoints it has taken over from.
     #[serde(default, skip_serializing_if = "is_zero")]
     inherited: u32,
@@ -219,7 +224,15 @@ impl State {
             Command::RollBackSwitchover { switchover, reason } => {
                 self.roll_back_switchover(epoch, now_ms, *switchover, reason).map(Made::Switchover)
             }
+            Command::RevokePins { pool, endpoint } => {
+                self.revoke_pins(pool, endpoint.as_ref(), now_ms).map(|()| Made::Nothing)
+            }
             Command::PutCookieKey { key } => {
+                // Two that rotate at once must not take each other's key away.
+                let other = self.cookie_keys.iter().find(|known| known.id == key.id && known.secret != key.secret);
+                if other.is_some() && self.level() >= KEYS_STAY_LEVEL {
+                    return Err(Rejection::KeyExists { id: key.id });
+                }
                 self.cookie_keys.retain(|known| known.id != key.id);
                 self.cookie_keys.push(key.clone());
                 if self.cookie_keys.len() > MAX_COOKIE_KEYS {
@@ -329,6 +342,7 @@ impl State {
                     health,
                     heirs: Vec::new(),
                     inherited: 0,
+                    pins_revoked_s: 0,
                 };
                 if let Some(pool) = self.pools.get_mut(pool).map(Arc::make_mut)
                     && let Some(old) = pool.endpoints.insert(name.clone(), endpoint)
@@ -357,6 +371,17 @@ impl State {
         if let Some(drain) = phase.drain() {
             self.end_drain(drain, DrainState::Removed, now_ms);
         }
+        Ok(())
+    }
+
+    fn revoke_pins(&mut self, pool: &Name, endpoint: Option<&Name>, now_ms: u64) -> Result<(), Rejection> {
+        let until = u32::try_from(now_ms / 1_000).unwrap_or(u32::MAX);
+        if let Some(endpoint) = endpoint {
+            self.endpoint_mut(pool, endpoint)?.pins_revoked_s = until;
+            return Ok(());
+        }
+        let known = self.pools.get_mut(pool).ok_or_else(|| Rejection::UnknownPool { pool: pool.clone() })?;
+        Arc::make_mut(known).endpoints.values_mut().for_each(|endpoint| endpoint.pins_revoked_s = until);
         Ok(())
     }
 

@@ -64,6 +64,8 @@ pub struct EndpointEntry {
     pub verdict: Verdict,
     /// Since when it is that, Unix time in seconds.
     pub since_s: u64,
+    /// Pins that were given until this time count no more; Unix time in seconds.
+    pub pins_revoked_s: u32,
 }
 
 impl EndpointEntry {
@@ -204,6 +206,7 @@ fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<Po
         phase: endpoint.phase,
         verdict: endpoint.health.verdict,
         since_s: endpoint.health.since_ms / 1_000,
+        pins_revoked_s: endpoint.pins_revoked_s,
         revision: endpoint.spec.revision.as_ref().map_or(0, |revision| ring::position(revision.as_str().as_bytes())),
     };
     let endpoints: Vec<EndpointEntry> = pool.endpoints.iter().map(entry).collect();

@@ -52,6 +52,14 @@ impl Failure {
             Failure::Unreachable { .. } | Failure::Unknown(_) | Failure::Foreign { .. } => 4,
         }
     }
+
+    /// Whether another try may get an answer.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Failure::Refused(refusal) => refusal.status == StatusCode::SERVICE_UNAVAILABLE,
+            failure => failure.exit_code() == 4,
+        }
+    }
 }
 
 /// An answer of the kind application/problem+json (RFC 9457).
@@ -210,6 +218,11 @@ impl Api {
             Some(reason) => Err(Failure::Unknown(reason)),
             None => Err(self.unreachable(last)),
         }
+    }
+
+    /// The next request is another node's.
+    pub(crate) fn turn_to_next(&mut self) {
+        self.current = (self.current + 1) % self.bases.len();
     }
 
     /// A request to this one node that may take long, such as its own leaving, or whose answer exists

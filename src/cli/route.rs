@@ -4,9 +4,9 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::json;
 use tidelock_core::id::Name;
-use tidelock_core::spec::{Affinity, HostPattern, PathPrefix, RouteSpec, Token};
+use tidelock_core::spec::{Affinity, HostPattern, PathPrefix, RouteSpec, SameSite, Strength, Token};
 
-use super::client::Api;
+use super::client::{Api, Failure};
 use super::output::{Table, print, print_line};
 use super::pool::print_raw;
 use super::{Outcome, view};
@@ -25,13 +25,17 @@ Affinity keeps the requests of a session on one endpoint:
   cookie             our own sealed cookie
   app-cookie:NAME    a cookie that the app sets
   header:NAME        a request header
+  query:NAME         a parameter of the query
+  path-segment:N     the N-th segment of the path
+  client-ip          the client's address
   none               nothing: the less busy of two endpoints
 
 Examples:
   tidelock route put web --pool app
   tidelock route put shop --pool app --host *.example.com --path-prefix /shop --affinity app-cookie:_shop_key
-  tidelock route put api --pool api --path-prefix /api --affinity header:x-user --expose")]
-    Put(PutOptions),
+  tidelock route put api --pool api --path-prefix /api --affinity header:x-user --expose
+  tidelock route put live --pool app --path-prefix /live --strict --cookie-name app-node --cookie-max-age 1h")]
+    Put(Box<PutOptions>),
     /// Remove a route; its requests are answered 404, unless another route takes them
     Delete { route: Name },
 }
@@ -48,9 +52,27 @@ pub(super) struct PutOptions {
     /// Whole segments that the path begins with
     #[arg(long, value_name = "PATH", default_value = "/", value_parser = path_prefix)]
     path_prefix: PathPrefix,
-    /// cookie, none, app-cookie:NAME or header:NAME
+    /// cookie, none, app-cookie:NAME, header:NAME, query:NAME, path-segment:N or client-ip
     #[arg(long, default_value = "cookie", value_parser = affinity)]
     affinity: Affinity,
+    /// A session whose endpoint cannot be used now waits and is answered 503, rather than moved
+    #[arg(long)]
+    strict: bool,
+    /// The name of our own cookie [default: tidelock]
+    #[arg(long, value_name = "NAME", value_parser = token)]
+    cookie_name: Option<Token>,
+    /// The path of our own cookie [default: the path prefix]
+    #[arg(long, value_name = "PATH", value_parser = path_prefix)]
+    cookie_path: Option<PathPrefix>,
+    /// For how long browsers keep our own cookie [default: until they end]
+    #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
+    cookie_max_age: Option<std::time::Duration>,
+    /// SameSite of our own cookie [default: lax]
+    #[arg(long, value_name = "POLICY", value_parser = ["strict", "lax", "none"])]
+    cookie_same_site: Option<String>,
+    /// Our own cookie is Secure also without TLS here, behind a balancer that ends it
+    #[arg(long)]
+    cookie_secure: bool,
     /// Tell clients in headers which endpoint served them
     #[arg(long)]
     expose: bool,
@@ -64,14 +86,58 @@ fn path_prefix(text: &str) -> Result<PathPrefix, String> {
     PathPrefix::try_from(text.to_owned())
 }
 
+fn token(name: &str) -> Result<Token, String> {
+    Token::try_from(name.to_owned())
+}
+
 fn affinity(text: &str) -> Result<Affinity, String> {
-    let token = |name: &str| Token::try_from(name.to_owned());
     match text.split_once(':') {
-        None if text == "cookie" => Ok(Affinity::Cookie),
+        None if text == "cookie" => Ok(Affinity::default()),
         None if text == "none" => Ok(Affinity::None {}),
         Some(("app-cookie", name)) => Ok(Affinity::AppCookie { name: token(name)? }),
         Some(("header", name)) => Ok(Affinity::Header { name: token(name)? }),
-        _ => Err("use cookie, none, app-cookie:NAME or header:NAME".into()),
+        Some(("query", name)) => Ok(Affinity::Query { name: name.to_owned().try_into()? }),
+        Some(("path-segment", number)) => {
+            let number = number.parse().map_err(|_| format!("{number:?} is not a segment's number, 1 to 255"))?;
+            Ok(Affinity::PathSegment { number })
+        }
+        None if text == "client-ip" => Ok(Affinity::ClientIp {}),
+        _ => Err("use cookie, none, app-cookie:NAME, header:NAME, query:NAME, path-segment:N or client-ip".into()),
+    }
+}
+
+impl PutOptions {
+    fn spec(self) -> Result<(Name, RouteSpec), Failure> {
+        let mut affinity = self.affinity;
+        let asked = [
+            self.cookie_name.is_some(),
+            self.cookie_path.is_some(),
+            self.cookie_max_age.is_some(),
+            self.cookie_same_site.is_some(),
+            self.cookie_secure,
+        ];
+        match &mut affinity {
+            Affinity::Cookie(cookie) => {
+                if let Some(name) = self.cookie_name {
+                    cookie.name = name;
+                }
+                cookie.path = self.cookie_path;
+                cookie.max_age_s = self.cookie_max_age.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+                cookie.same_site = match self.cookie_same_site.as_deref() {
+                    Some("strict") => SameSite::Strict,
+                    Some("none") => SameSite::None,
+                    _ => SameSite::Lax,
+                };
+                cookie.secure = self.cookie_secure;
+            }
+            _ if asked.contains(&true) => {
+                return Err(Failure::Mistake("--cookie-... is about our own cookie: use --affinity cookie".into()));
+            }
+            _ => {}
+        }
+        let strength = if self.strict { Strength::Strict } else { Strength::Prefer };
+        let PutOptions { route, pool, host, path_prefix, expose, .. } = self;
+        Ok((route, RouteSpec { host, path_prefix, pool, affinity, strength, expose }))
     }
 }
 
@@ -82,8 +148,8 @@ pub(super) async fn run(command: Command, api: &mut Api) -> anyhow::Result<Outco
             let routes: view::Routes = api.get("/v1/routes").await?;
             print(&list(&routes.routes))?;
         }
-        Command::Put(PutOptions { route, pool, host, path_prefix, affinity, expose }) => {
-            let spec = RouteSpec { host, path_prefix, pool, affinity, expose };
+        Command::Put(options) => {
+            let (route, spec) = options.spec()?;
             let applied = api.write(Method::PUT, &format!("/v1/routes/{route}"), Some(json!(spec))).await?;
             print_line(&format!("route {route}: applied at epoch {}", applied.epoch))?;
         }
@@ -103,7 +169,7 @@ pub(super) fn list(routes: &[view::Route]) -> String {
             route.spec.host.clone().unwrap_or_else(|| "any".into()),
             route.spec.path_prefix.clone(),
             route.spec.pool.clone(),
-            route.spec.affinity.show(),
+            format!("{}{}", route.spec.affinity.show(), if route.spec.strength == "strict" { ", strict" } else { "" }),
             if route.spec.expose { "yes" } else { "no" }.into(),
         ]);
     }
@@ -116,7 +182,8 @@ mod tests {
 
     #[test]
     fn affinities_are_written_as_they_are_shown() {
-        for text in ["cookie", "none", "app-cookie:_key", "header:x-user"] {
+        for text in ["cookie", "none", "app-cookie:_key", "header:x-user", "query:room", "path-segment:2", "client-ip"]
+        {
             let json = json!(affinity(text).unwrap());
             let shown: view::Affinity = serde_json::from_value(json).unwrap();
             assert_eq!(shown.show(), text);

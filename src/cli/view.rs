@@ -89,6 +89,7 @@ pub(super) struct RouteSpec {
     pub(super) path_prefix: String,
     pub(super) pool: String,
     pub(super) affinity: Affinity,
+    pub(super) strength: String,
     pub(super) expose: bool,
 }
 
@@ -97,14 +98,16 @@ pub(super) struct RouteSpec {
 pub(super) struct Affinity {
     kind: String,
     name: Option<String>,
+    number: Option<u8>,
 }
 
 impl Affinity {
     /// As `--affinity` takes it.
     pub(super) fn show(&self) -> String {
-        match &self.name {
-            Some(name) => format!("{}:{name}", self.kind),
-            None => self.kind.clone(),
+        match (&self.name, self.number) {
+            (Some(name), _) => format!("{}:{name}", self.kind),
+            (None, Some(number)) => format!("{}:{number}", self.kind),
+            (None, None) => self.kind.clone(),
         }
     }
 }
@@ -170,6 +173,27 @@ pub(super) struct Switchover {
     pub(super) event_streams: u64,
     pub(super) deadline_ms: Option<u64>,
     pub(super) drains: Vec<Drain>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Prestop {
+    pub(super) safe: bool,
+    pub(super) drains: Vec<Drain>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CookieKeys {
+    pub(super) keys: Vec<CookieKey>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct CookieKey {
+    pub(super) id: u8,
+    pub(super) state: String,
+    pub(super) missing: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -141,10 +141,11 @@ fn route_spec(section: Section<'_>) -> Option<RouteSpec> {
     let host = given(section.shaped("host"));
     let path_prefix = given(section.shaped("path_prefix")).unwrap_or_default();
     let affinity = given(section.shaped("affinity")).unwrap_or_default();
+    let strength = given(section.shaped("strength")).unwrap_or_default();
     let expose = given(section.shaped("expose")).unwrap_or_default();
     let pool = section.required("pool", section.scalar::<Name>("pool"));
     section.finish();
-    Some(RouteSpec { host, path_prefix, pool: pool?.value, affinity, expose })
+    Some(RouteSpec { host, path_prefix, pool: pool?.value, affinity, strength, expose })
 }
 
 fn given<T>(found: Found<T>) -> Option<T> {

@@ -135,13 +135,34 @@ async fn an_idle_node_ends_at_once() {
     }
 }
 
-/// A WebSocket is waited for and then cut.
+/// WebSockets do not end by themselves: they are told to come back, elsewhere, one after the other.
+#[tokio::test]
+async fn websockets_are_sent_away_in_time() {
+    let a = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&a]).await;
+    let mut sockets = Vec::new();
+    for _ in 0..3 {
+        sockets.push(crate::drains::websocket(&fleet, &a).await);
+    }
+    let start = std::time::Instant::now();
+    let end = tokio::spawn(fleet.balancer.end(LONG));
+    for (i, (client, upstream)) in sockets.iter_mut().enumerate() {
+        assert_eq!(client.exact(4).await.unwrap(), b"\x88\x02\x03\xf4", "1012");
+        assert_eq!(&upstream.exact(8).await.unwrap()[..2], b"\x88\x82");
+        // Fifty a second.
+        assert!(start.elapsed() + Duration::from_millis(50) >= Duration::from_millis(20) * (i as u32 + 1));
+        client.write(b"\x88\x82\0\0\0\0\x03\xf4").await;
+    }
+    assert!(end.await.unwrap(), "nothing had to be cut");
+}
+
+/// One that has hardly any time is told all the same, and then cut.
 #[tokio::test]
 async fn a_websocket_is_cut_at_the_deadline() {
     let a = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H1, &[&a]).await;
     let (mut client, mut upstream) = crate::drains::websocket(&fleet, &a).await;
     assert!(!fleet.balancer.end(Duration::from_millis(200)).await);
-    assert!(client.rest().await.is_empty());
-    assert!(upstream.rest().await.is_empty());
+    assert_eq!(client.rest().await, b"\x88\x02\x03\xf4");
+    assert_eq!(upstream.rest().await.len(), 8);
 }

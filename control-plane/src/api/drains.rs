@@ -22,7 +22,7 @@ use super::{Context, schema, tagged, view};
 use crate::fleet::clock;
 
 /// The longest deadline, a week: past any session worth waiting for.
-const DEADLINE_MAX_S: u64 = 7 * 86_400;
+pub(super) const DEADLINE_MAX_S: u64 = 7 * 86_400;
 /// A reason is a sentence, and is kept in the log.
 pub(super) const REASON_MAX: usize = 500;
 /// How long `?wait=safe` waits unless told otherwise, and at most. Then 202.
@@ -54,8 +54,13 @@ impl Default for DrainRequest {
 /// The level of the log's language in which drains have a pace.
 const PACE_LEVEL: u32 = 3;
 
+/// Whether every member of the fleet knows paces.
+pub(super) fn may_pace(state: &tidelock_core::state::State) -> bool {
+    state.level() >= PACE_LEVEL
+}
+
 impl DrainRequest {
-    fn into_command(self, path: EndpointPath, level: u32, now_ms: u64) -> Result<Command, Problem> {
+    fn into_command(self, path: EndpointPath, may_pace: bool, now_ms: u64) -> Result<Command, Problem> {
         if self.deadline_seconds.is_some_and(|seconds| !(1..=DEADLINE_MAX_S).contains(&seconds)) {
             return Err(Problem::invalid("deadline_seconds", format!("it is a number from 1 to {DEADLINE_MAX_S}")));
         }
@@ -67,7 +72,7 @@ impl DrainRequest {
             Some(0) => None,
             Some(pace) => Some(Pace::try_from(pace).map_err(|detail| Problem::invalid("pace", detail))?),
             // Nobody asked for one, so a fleet that is being upgraded drains as it did before.
-            None => (level >= PACE_LEVEL).then_some(Pace::DEFAULT),
+            None => may_pace.then_some(Pace::DEFAULT),
         };
         let EndpointPath { pool, endpoint } = path;
         Ok(Command::StartDrain { pool, endpoint, mode: self.mode, deadline_ms, reason: self.reason, pace })
@@ -83,7 +88,7 @@ pub(super) async fn start(
     write: Write,
     OptionalBody(request): OptionalBody<DrainRequest>,
 ) -> Result<Response, Problem> {
-    let command = request.unwrap_or_default().into_command(path, api.published.state().level(), clock::now_ms())?;
+    let command = request.unwrap_or_default().into_command(path, may_pace(&api.published.state()), clock::now_ms())?;
     write.run(&api, command).await
 }
 
@@ -165,7 +170,7 @@ pub(super) async fn show(
 
 /// Answers once the drain is safe or never can be. Progress comes with reports and with entries,
 /// and goes with time, as reports expire.
-async fn safe(api: &Context, id: DrainId) -> Result<Response, Problem> {
+pub(super) async fn safe(api: &Context, id: DrainId) -> Result<Response, Problem> {
     let (mut roster, mut state) = (api.roster.clone(), api.published.state.clone());
     let mut again = tokio::time::interval(LOOK_AGAIN);
     again.set_missed_tick_behavior(MissedTickBehavior::Delay);

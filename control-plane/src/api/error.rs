@@ -113,6 +113,7 @@ impl Problem {
             | Rejection::NothingToReplace { .. }
             | Rejection::NotReady {}
             | Rejection::NothingToReturnTo { .. }
+            | Rejection::KeyExists { .. }
             | Rejection::NodeGone { .. }
             | Rejection::FleetTooOld { .. }
             | Rejection::Unreadable { .. }

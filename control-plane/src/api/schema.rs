@@ -188,19 +188,42 @@ pub(crate) struct RouteSpec {
     path_prefix: Option<String>,
     pool: String,
     affinity: Option<Affinity>,
+    #[schema(inline)]
+    strength: Option<Strength>,
     /// Answer with headers that tell where a request went: false.
     expose: Option<bool>,
 }
 
 /// What keeps a session's requests on one endpoint: `{"kind":"cookie"}`.
 #[derive(ToSchema)]
-#[schema(rename_all = "kebab-case")]
 #[allow(dead_code, reason = "a description, never made")]
 pub(crate) struct Affinity {
     #[schema(inline)]
     kind: AffinityKind,
-    /// The cookie's or header's name; of `app-cookie` and `header` only.
+    /// Of `app-cookie`, `header` and `query`, which it is. Of `cookie`: `tidelock`.
     name: Option<String>,
+    /// Of `path-segment`: which one, from 1.
+    #[schema(minimum = 1, maximum = 255)]
+    number: Option<u8>,
+    /// Of `cookie`: left out, the route's prefix.
+    path: Option<String>,
+    /// Of `cookie`: left out, until the browser ends.
+    max_age_s: Option<u32>,
+    /// Of `cookie`: `strict`, `lax` (if left out) or `none`.
+    same_site: Option<String>,
+    /// Of `cookie`: Secure also where this balancer speaks cleartext.
+    secure: Option<bool>,
+}
+
+/// How far a session is kept: `prefer`.
+#[derive(ToSchema)]
+#[schema(rename_all = "kebab-case")]
+#[allow(dead_code, reason = "a description, never made")]
+enum Strength {
+    /// It moves when its endpoint cannot be used now.
+    Prefer,
+    /// It waits, and is then answered 503.
+    Strict,
 }
 
 #[derive(ToSchema)]
@@ -211,6 +234,9 @@ enum AffinityKind {
     Cookie,
     AppCookie,
     Header,
+    Query,
+    PathSegment,
+    ClientIp,
 }
 
 #[derive(ToSchema)]
@@ -250,7 +276,7 @@ mod tests {
         let tls = json!({"authorities": "PEM", "server_name": "a.b", "verify": "none"});
         let health = json!({"check": {"kind": "tcp"}, "slow_start_ms": 1});
         assert_eq!(described::<HealthSpec>(), written::<spec::HealthSpec>(health.clone()));
-        let pool = json!({"tls": tls, "limits": limits, "health": health});
+        let pool = json!({"tls": tls, "limits": limits, "health": health, "hold": {"max_ms": 1}});
         assert_eq!(described::<PoolSpec>(), written::<spec::PoolSpec>(pool));
         let http = json!({"kind": "http", "path": "/", "host": "a", "status": 204});
         let grpc = json!({"kind": "grpc", "service": "s"});
@@ -261,18 +287,25 @@ mod tests {
         assert_eq!(described::<Timeouts>(), written::<spec::Timeouts>(json!({})));
         let endpoint = json!({"address": "a:1", "revision": "v1"});
         assert_eq!(described::<EndpointSpec>(), written::<spec::EndpointSpec>(endpoint));
-        let route = json!({"pool": "p", "host": "a.b", "expose": true});
+        assert_eq!(described::<HoldSpec>(), written::<spec::HoldSpec>(json!({})));
+        let route = json!({"pool": "p", "host": "a.b", "expose": true, "strength": "strict"});
         assert_eq!(described::<RouteSpec>(), written::<spec::RouteSpec>(route));
-        let affinity = json!({"kind": "app-cookie", "name": "session"});
-        assert_eq!(described::<Affinity>(), written::<spec::Affinity>(affinity));
+        let cookie =
+            json!({"kind": "cookie", "name": "a", "path": "/", "max_age_s": 1, "same_site": "none", "secure": true});
+        let segment = json!({"kind": "path-segment", "number": 1});
+        let affinities = [cookie, segment].into_iter().flat_map(written::<spec::Affinity>).collect();
+        assert_eq!(described::<Affinity>(), affinities);
     }
 
     #[test]
     fn every_described_kind_of_affinity_parses() {
         let schema = serde_json::to_value(AffinityKind::schema()).unwrap();
         for kind in schema["enum"].as_array().unwrap() {
-            let needs_name = matches!(kind.as_str(), Some("app-cookie" | "header"));
-            let json = if needs_name { json!({"kind": kind, "name": "x"}) } else { json!({"kind": kind}) };
+            let json = match kind.as_str() {
+                Some("app-cookie" | "header" | "query") => json!({"kind": kind, "name": "x"}),
+                Some("path-segment") => json!({"kind": kind, "number": 1}),
+                _ => json!({"kind": kind}),
+            };
             serde_json::from_value::<tidelock_core::spec::Affinity>(json).unwrap();
         }
     }

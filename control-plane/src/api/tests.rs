@@ -17,6 +17,7 @@ mod draining;
 mod reads;
 mod refusals;
 mod replicated;
+mod sessions;
 mod writes;
 
 /// A node that is ready, and a client of it.

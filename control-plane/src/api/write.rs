@@ -109,6 +109,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Write {
 }
 
 impl Write {
+    /// One that is answered as soon as it is applied.
+    pub(super) fn plain(key: Option<IdempotencyKey>) -> Write {
+        Write { params: WriteParams::default(), key }
+    }
+
     pub(super) async fn run(self, api: &Context, command: Command) -> Result<Response, Problem> {
         if self.params.dry_run {
             return dry_run(api, &command);

@@ -136,8 +136,10 @@ pub(crate) fn next(
                 Some((id, since)) if id == key.id => since,
                 _ => memory.waiting.insert((key.id, now)).1,
             };
-            let mut live = members.iter().filter_map(Member::report).peekable();
-            if live.peek().is_some() && live.all(|report| report.epoch.is_some_and(|at| at >= since)) {
+            // Of every member, heard of or not: one that is cut off still serves, and could not open what
+            // the others seal.
+            let has_it = |member: &Member| member.epoch().is_some_and(|at| at >= since);
+            if !members.is_empty() && members.iter().all(has_it) {
                 chores.push(Chore::PromoteKey(CookieKey { promoted: true, ..key.clone() }));
             }
         }

@@ -76,6 +76,10 @@ fn request(cookie: Option<&str>) -> HeaderMap {
     headers
 }
 
+fn asked(headers: &HeaderMap) -> Asked<'_> {
+    Asked { headers, path: "/", query: None, client: [192, 0, 2, 1].into() }
+}
+
 fn pick(table: &Table, headers: &HeaderMap, available: &impl Availability, seed: u64) -> Result<Choice, NoEndpoint> {
     let route = table.route("any", "/").unwrap();
     let state = Cell::new(seed);
@@ -83,7 +87,7 @@ fn pick(table: &Table, headers: &HeaderMap, available: &impl Availability, seed:
         state.set(state.get().wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407));
         state.get() ^ (state.get() >> 29)
     };
-    choose(table, route, headers, &Moment { now: 1, tried: &[], session: None }, available, &mut random)
+    choose(table, route, &asked(headers), &Moment { now: 1, tried: &[], session: None }, available, &mut random)
 }
 
 /// Begins a session and gives its cookie.
@@ -222,7 +226,7 @@ fn share_of_e0(state: &State, now: u32) -> usize {
     };
     let moment = Moment { now, tried: &[], session: None };
     let to_e0 = |_: &usize| {
-        let choice = choose(&table, &route, &HeaderMap::new(), &moment, &All, random).unwrap();
+        let choice = choose(&table, &route, &asked(&HeaderMap::new()), &moment, &All, random).unwrap();
         table.pools[0].endpoints[choice.endpoint].name.as_str() == "e0"
     };
     (0..8_000).filter(to_e0).count()
@@ -259,7 +263,7 @@ fn verdicts_are_not_believed_when_most_are_down() {
     let mut headers = HeaderMap::new();
     for key in 0..32 {
         headers.insert("x-key", key.into());
-        let choice = choose(&table, &route, &headers, &moment, &All, &mut || 0).unwrap();
+        let choice = choose(&table, &route, &asked(&headers), &moment, &All, &mut || 0).unwrap();
         assert_eq!(table.pools[0].endpoints[choice.endpoint].name.as_str(), "e1");
     }
     let endpoint = name("e1");
@@ -269,7 +273,7 @@ fn verdicts_are_not_believed_when_most_are_down() {
     let kept = |key: i32| {
         let mut headers = HeaderMap::new();
         headers.insert("x-key", key.into());
-        choose(&table, &route, &headers, &moment, &All, &mut || 0).unwrap().placement == Placement::Keyed
+        choose(&table, &route, &asked(&headers), &moment, &All, &mut || 0).unwrap().placement == Placement::Keyed
     };
     assert!((0..32).all(kept));
 }
@@ -374,4 +378,94 @@ fn heirs_of_heirs_are_found_and_those_that_are_down_are_passed_over() {
         .map(|place| table.pools[0].endpoints[place].name.to_string())
         .collect();
     assert_eq!(gone_to.len(), 2, "{gone_to:?}");
+}
+
+#[test]
+fn every_kind_of_key_keeps_and_tells_apart() {
+    let segment = serde_json::json!({ "kind": "path-segment", "number": 2 });
+    let query = serde_json::json!({ "kind": "query", "name": "room" });
+    let ip = serde_json::json!({ "kind": "client-ip" });
+    type Request = (&'static str, Option<&'static str>, &'static str);
+    // Two requests of one session, one of another, and one without a key.
+    let cases: [(serde_json::Value, [Request; 4]); 3] = [
+        (segment, [("/t/a", None, "::1"), ("/t/a/x", Some("q"), "::2"), ("/t/b", None, "::1"), ("/t//a", None, "::1")]),
+        (
+            query,
+            [
+                ("/", Some("x=1&room=a"), "::1"),
+                ("/y", Some("room=a&room=b"), "::2"),
+                ("/", Some("room=b"), "::1"),
+                ("/", Some("rooms=a&xroom=a"), "::1"),
+            ],
+        ),
+        (
+            ip,
+            [
+                ("/", None, "192.0.2.1"),
+                ("/y", None, "::ffff:192.0.2.1"),
+                ("/", None, "2001:db8::1"),
+                ("/", None, "::1"),
+            ],
+        ),
+    ];
+    for (affinity, requests) in cases {
+        let table = Table::compile(&fleet(50, affinity.clone()), None);
+        let headers = HeaderMap::new();
+        let route = table.route("any", "/").unwrap();
+        let moment = Moment { now: 1, tried: &[], session: None };
+        let choices = requests.map(|(path, query, client)| {
+            let asked = Asked { headers: &headers, path, query, client: client.parse().unwrap() };
+            choose(&table, route, &asked, &moment, &All, &mut || 7).unwrap()
+        });
+        assert_eq!(choices[0], choices[1], "{affinity}");
+        assert_eq!(choices[0].placement, Placement::Keyed, "{affinity}");
+        assert_ne!(choices[0].endpoint, choices[2].endpoint, "{affinity}");
+        let without = if affinity["kind"] == "client-ip" { Placement::Keyed } else { Placement::Unkeyed };
+        assert_eq!(choices[3].placement, without, "{affinity}");
+    }
+}
+
+#[test]
+fn a_strict_session_waits_for_its_endpoint_and_moves_only_when_that_is_given_up() {
+    let mut state = fleet(3, serde_json::json!({ "kind": "cookie", "name": "mine" }));
+    let mut route = serde_json::json!({ "pool": "p", "affinity": { "kind": "cookie", "name": "mine" } });
+    route["strength"] = "strict".into();
+    apply(&mut state, Command::PutRoute { name: name("r"), spec: serde_json::from_value(route.clone()).unwrap() });
+    let table = Table::compile(&state, None);
+    let (home, cookie) = begin(&table, 5);
+    let cookie = cookie.replace("tidelock=", "mine=");
+    let kept = pick(&table, &request(Some(&cookie)), &All, 7).unwrap();
+    assert_eq!((kept.endpoint, kept.placement), (home, Placement::Kept));
+    assert_eq!(pick(&table, &request(Some(&cookie)), &Without(home), 7), Err(NoEndpoint));
+    let endpoint = table.pools[0].endpoints[home].name.clone();
+    drain(&mut state, endpoint.as_str(), DrainMode::Streams);
+    let table = Table::compile(&state, None);
+    let moved = pick(&table, &request(Some(&cookie)), &All, 7).unwrap();
+    assert_eq!(moved.placement, Placement::Moved(MoveReason::Draining));
+    // Keys do not overflow either.
+    route["affinity"] = serde_json::json!({ "kind": "client-ip" });
+    apply(&mut state, Command::PutRoute { name: name("r"), spec: serde_json::from_value(route).unwrap() });
+    let table = Table::compile(&state, None);
+    let home = pick(&table, &HeaderMap::new(), &All, 7).unwrap().endpoint;
+    assert_eq!(pick(&table, &HeaderMap::new(), &Without(home), 7), Err(NoEndpoint));
+}
+
+#[test]
+fn revoked_pins_count_no_more_and_new_ones_do() {
+    let mut state = fleet(3, serde_json::json!({ "kind": "cookie" }));
+    let (home, cookie) = begin(&Table::compile(&state, None), 5);
+    let endpoint = format!("e{home}");
+    let revoke = |endpoint: Option<&str>| Command::RevokePins { pool: name("p"), endpoint: endpoint.map(name) };
+    let epoch = Epoch(state.epoch.unwrap().0 + 1);
+    for command in [revoke(Some(&endpoint)), revoke(None)] {
+        let proposal = Proposal { at_ms: 1_999, key: None, command };
+        assert!(matches!(state.apply(epoch, &proposal), crate::state::Outcome::Applied { .. }));
+        let table = Table::compile(&state, None);
+        let choice = pick(&table, &request(Some(&cookie)), &All, 7).unwrap();
+        assert_eq!(choice.placement, Placement::Moved(MoveReason::Revoked));
+        // Given a second later.
+        let pin = crate::affinity::Pin { issued: 2, ..choice.pin.unwrap() };
+        let cookie = format!("tidelock={}", table.sealer.seal(pin, [4; 12]).unwrap());
+        assert_eq!(pick(&table, &request(Some(&cookie)), &All, 7).unwrap().placement, Placement::Kept);
+    }
 }

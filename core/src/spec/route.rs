@@ -5,6 +5,7 @@ use std::sync::Arc;
 use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
+use super::affinity::{Affinity, Strength};
 use super::is_dns_name;
 use crate::id::Name;
 
@@ -20,42 +21,18 @@ pub struct RouteSpec {
     pub pool: Name,
     #[serde(default)]
     pub affinity: Affinity,
+    #[serde(default, skip_serializing_if = "Strength::is_default")]
+    pub strength: Strength,
     /// Answer with `tidelock-endpoint`, `tidelock-epoch` and `tidelock-affinity`, for people who
     /// want to see where a request went. Off, since it tells strangers about the inside.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub expose: bool,
 }
 
-/// What keeps the requests of a session on one endpoint.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Affinity {
-    /// Nothing: the less busy of two endpoints drawn at random.
-    None {},
-    /// Our own sealed cookie, set on a session's first response.
-    #[default]
-    #[serde(rename = "cookie", with = "no_fields")]
-    Cookie,
-    /// A cookie that the app sets; its value is the key on the ring.
-    AppCookie { name: Token },
-    /// A request header's value is the key on the ring.
-    Header { name: Token },
-}
-
-/// A unit variant that still refuses unknown fields beside its tag.
-mod no_fields {
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    #[derive(Serialize, Deserialize)]
-    #[serde(deny_unknown_fields)]
-    struct Nothing {}
-
-    pub(super) fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-        Nothing {}.serialize(serializer)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-        Nothing::deserialize(deserializer).map(|_| ())
+impl RouteSpec {
+    /// See [`Command::level`](crate::command::Command::level).
+    pub(crate) fn level(&self) -> u32 {
+        if self.strength.is_default() { self.affinity.level() } else { 3 }
     }
 }
 

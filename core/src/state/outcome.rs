@@ -58,6 +58,8 @@ pub enum Rejection {
     FleetTooOld { needed: u32, level: u32 },
     #[error("node {node} was removed, and its id is not used again: wipe its data directory, then it is another node")]
     NodeGone { node: NodeId },
+    #[error("there is a cookie key {id} already: rotate again")]
+    KeyExists { id: u8 },
     #[error("there is no such join token: it is wrong, used, or too old")]
     UnknownJoinToken {},
     #[error("at most {limit} {what}")]

@@ -329,3 +329,16 @@ fn what_older_nodes_cannot_read_is_rejected() {
     fleet.applied(Command::SetLevel { level: 2 });
     assert!(matches!(fleet.state.apply(Epoch(9), &keyed), Outcome::Applied { .. }), "the key is not used up");
 }
+
+#[test]
+fn two_that_rotate_at_once_do_not_take_each_other_s_key_away() {
+    let mut fleet = Fleet::new();
+    fleet.applied(Command::SetLevel { level: crate::command::LEVEL });
+    let key = |secret, promoted| {
+        let key = CookieKey { id: 2, secret: crate::affinity::KeySecret([secret; 32]), promoted };
+        Command::PutCookieKey { key }
+    };
+    fleet.applied(key(1, false));
+    assert_eq!(fleet.rejected(key(2, false)), Rejection::KeyExists { id: 2 });
+    fleet.applied(key(1, true));
+}

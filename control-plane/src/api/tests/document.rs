@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// The operations of the contract.
-const OPERATIONS: [&str; 30] = [
+const OPERATIONS: [&str; 34] = [
     "get /v1/pools",
     "get /v1/pools/{pool}",
     "put /v1/pools/{pool}",
@@ -22,6 +22,10 @@ const OPERATIONS: [&str; 30] = [
     "get /v1/switchovers",
     "get /v1/switchovers/{switchover}",
     "delete /v1/switchovers/{switchover}",
+    "post /v1/prestop",
+    "get /v1/cookie-keys",
+    "post /v1/cookie-keys",
+    "delete /v1/pins",
     "get /v1/nodes",
     "put /v1/nodes/{node}",
     "delete /v1/nodes/{node}",

@@ -1,0 +1,67 @@
+use super::*;
+use crate::fleet::tests::node::PATIENCE;
+
+#[tokio::test]
+async fn a_pod_is_drained_by_its_address() {
+    let (node, client) = ready().await;
+    populate(&client).await;
+    let address = client.get("/v1/pools/app").await.expect(200)["endpoints"][0]["address"].as_str().unwrap().to_owned();
+    let path = format!("/v1/prestop?address={address}");
+    let nobody = client.post("/v1/prestop?address=10.9.9.9:1", "").await.expect(200);
+    assert_eq!((&nobody["safe"], &nobody["drains"]), (&json!(true), &json!([])), "nobody is sent there");
+    for bad in ["", "?address=x", "?address=a:1&timeout_seconds=0", "?address=a:1&deadline_seconds=0"] {
+        assert_eq!(client.post(&format!("/v1/prestop{bad}"), "").await.problem(400), "invalid-request", "{bad}");
+    }
+
+    let endpoint = EndpointId(2);
+    node.count(endpoint, 2);
+    let left = client.post(&format!("{path}&timeout_seconds=1"), "").await.expect(202);
+    assert_eq!((&left["safe"], &left["drains"][0]["requests"]), (&json!(false), &json!(2)));
+    assert_eq!((&left["drains"][0]["reason"], &left["drains"][0]["pace"]), (&json!("prestop"), &json!(50)));
+    // Said again it waits for the same drain.
+    let (again, ()) = tokio::join!(client.post(&path, ""), async { node.count(endpoint, 0) });
+    let again = again.expect(200);
+    assert_eq!((&again["safe"], &again["drains"][0]["id"]), (&json!(true), &left["drains"][0]["id"]));
+}
+
+#[tokio::test]
+async fn keys_are_rotated_one_at_a_time_and_never_shown() {
+    let node = TestNode::start(config(), &[1, 2]).await;
+    let client = Client::new(node.addr());
+    node.route_by_every_table();
+    let heard = |epoch| NodeReport { epoch: Some(Epoch(epoch)), ..NodeReport::default() };
+    node.hear(2, "b", heard(2)).await;
+    let first = client.get("/v1/cookie-keys").await.expect(200);
+    assert_eq!(first["keys"], json!([{"id": 1, "state": "seals", "missing": []}]));
+    client.post("/v1/cookie-keys", "").await.expect(200);
+    // The other node has an old table: it could not open what the new key seals.
+    let keys = client.get("/v1/cookie-keys").await.expect(200);
+    assert_eq!((&keys["keys"][1]["id"], &keys["keys"][1]["state"]), (&json!(2), &json!("waiting")));
+    assert!(keys["keys"][1]["missing"].as_array().unwrap().contains(&json!("b")), "{keys}");
+    assert_eq!(client.post("/v1/cookie-keys", "").await.problem(409), "key-waiting");
+    assert!(!client.get("/v1/cookie-keys").await.text().contains("secret"));
+    node.hear(2, "b", heard(1_000)).await;
+    let promoted = async {
+        loop {
+            let keys = client.get("/v1/cookie-keys").await.expect(200)["keys"].clone();
+            if keys[1]["state"] == "seals" {
+                return keys;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let keys = tokio::time::timeout(PATIENCE, promoted).await.expect("it is promoted");
+    assert_eq!(keys[0]["state"], "opens");
+}
+
+#[tokio::test]
+async fn pins_are_revoked_of_a_pool_or_an_endpoint() {
+    let (_node, client) = ready().await;
+    populate(&client).await;
+    for query in ["pool=app", "pool=app&endpoint=app-1"] {
+        client.delete(&format!("/v1/pins?{query}")).await.expect(200);
+    }
+    assert_eq!(client.delete("/v1/pins?pool=none").await.problem(404), "unknown-pool");
+    assert_eq!(client.delete("/v1/pins?pool=app&endpoint=none").await.problem(404), "unknown-endpoint");
+    assert_eq!(client.delete("/v1/pins").await.problem(400), "invalid-request");
+}
