@@ -9,6 +9,7 @@ mod chaos;
 pub(super) mod checker;
 mod power;
 mod promises;
+mod scale;
 pub(super) mod world;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -86,7 +87,7 @@ fn sim_a_write_that_is_one_effect_late_is_caught() {
 }
 
 /// The panics of planted bugs are expected; their traces would bury a real one.
-fn quietly<T>(run: impl FnOnce() -> T) -> T {
+pub(super) fn quietly<T>(run: impl FnOnce() -> T) -> T {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let result = run();
