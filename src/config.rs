@@ -72,8 +72,17 @@ pub(crate) struct Fleet {
     pub founders: Vec<Address>,
     /// The content of `fleet.join_token_file`, of a node that joins a fleet.
     pub join_token: Option<Secret>,
-    /// The content of `fleet.secret_file`, at least 32 bytes, without a newline at its end.
-    pub secret: Secret,
+    pub trust: PeerTrust,
+}
+
+/// By what peers know each other.
+#[derive(Debug)]
+pub(crate) enum PeerTrust {
+    /// The contents of `fleet.secret_file` and `fleet.previous_secret_file`, each at least 32 bytes,
+    /// without a newline at its end.
+    Secret { secret: Secret, previous: Option<Secret> },
+    /// `[fleet.tls]`; without a name it is `peer.tidelock`.
+    Given { authorities: PathBuf, own: CertificateFiles, name: Option<String> },
 }
 
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tidelock_balancer::Balancer;
 use tidelock_control_plane::{
-    AdminConfig, BearerToken, ControlPlane, ControlPlaneConfig, FleetConfig, Leave, LeaveState,
+    AdminConfig, BearerToken, ControlPlane, ControlPlaneConfig, Credentials, FleetConfig, GivenFiles, Leave, LeaveState,
 };
 use tidelock_core::id::{Epoch, NodeId};
 use tidelock_core::report::NodeReport;
@@ -90,7 +90,7 @@ async fn start_control_plane(
             listen: fleet.listen,
             advertise: fleet.advertise.to_string(),
             founders: fleet.founders.iter().map(ToString::to_string).collect(),
-            secret: fleet.secret.bytes().to_vec(),
+            credentials: credentials(&fleet.trust),
             join_token: fleet.join_token.as_ref().map(|token| String::from_utf8_lossy(token.bytes()).into_owned()),
         }),
         admin: AdminConfig { listen: config.admin.listen, advertise: admin_url(&config.admin), token },
@@ -98,6 +98,21 @@ async fn start_control_plane(
         metrics: Some(metrics.hook()),
     };
     ControlPlane::start(control_plane, reports).await.context("the control plane cannot start")
+}
+
+fn credentials(trust: &config::PeerTrust) -> Credentials {
+    match trust {
+        config::PeerTrust::Secret { secret, previous } => Credentials::Secret {
+            secret: secret.bytes().to_vec(),
+            previous: previous.as_ref().map(|previous| previous.bytes().to_vec()),
+        },
+        config::PeerTrust::Given { authorities, own, name } => Credentials::Given(GivenFiles {
+            authorities: authorities.clone(),
+            certificate: own.certificate.clone(),
+            key: own.key.clone(),
+            name: name.clone(),
+        }),
+    }
 }
 
 /// Where people find the admin API: as configured, else where it listens if that is one address.

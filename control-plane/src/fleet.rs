@@ -70,8 +70,7 @@ pub struct FleetConfig {
     pub advertise: String,
     /// The nodes that begin the fleet. One that is not among them waits to be added.
     pub founders: Vec<String>,
-    /// The same on every node, at least [`raft::MIN_SECRET`] bytes.
-    pub secret: Vec<u8>,
+    pub credentials: raft::Credentials,
     /// By which a node that is no founder asks to be let in.
     pub join_token: Option<String>,
 }
@@ -259,7 +258,7 @@ fn place(config: &ControlPlaneConfig, fleet: &FleetConfig, listener: TcpListener
         listener,
         advertise: fleet.advertise.clone(),
         founders: fleet.founders.clone(),
-        secret: fleet.secret.clone(),
+        credentials: fleet.credentials.clone(),
         join_token: fleet.join_token.clone(),
         name: config.name.to_string(),
         admin: config.admin.advertise.clone().unwrap_or_default(),

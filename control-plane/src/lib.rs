@@ -17,6 +17,7 @@ pub use api::auth::{BearerToken, InvalidToken};
 pub use fleet::leave::{Leave, LeaveState};
 pub use fleet::{AdminConfig, ControlPlane, ControlPlaneConfig, FleetConfig, StartError};
 pub use metrics::MetricsHook;
+pub use raft::{Credentials, GivenFiles};
 
 /// Out of a lost majority, by hand.
 pub mod recovery {

@@ -45,7 +45,7 @@ pub use self::driver::{Config as DriverConfig, Fatal, Role, Status};
 use self::exchange::Input;
 pub use self::exchange::{Applied, MembershipError, ProposeError, ReadError};
 use self::frame::PeerMessage;
-pub use self::identity::{IdentityError, MIN_SECRET};
+pub use self::identity::{Credentials, GivenFiles, IdentityError, MIN_SECRET};
 pub use self::membership::{Change, Membership};
 pub use self::peers::Peer;
 pub(crate) use self::peers::sha256;
@@ -97,8 +97,7 @@ pub struct Fleet {
     /// Addresses of the nodes that begin the fleet. A node that is not among them waits to be added;
     /// for it these are the addresses to make itself known at.
     pub founders: Vec<String>,
-    /// The same on every node, at least [`MIN_SECRET`] bytes.
-    pub secret: Vec<u8>,
+    pub credentials: Credentials,
     /// Shown to the fleet by a node that wants to join it.
     pub join_token: Option<String>,
     pub name: String,

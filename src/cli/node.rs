@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::Outcome;
 use super::client::Api;
+use super::drain::now_ms;
 use super::output::{Table, print, print_line};
 use super::pool::print_raw;
 use super::view;
@@ -52,10 +53,21 @@ one has caught up, and takes no step that would leave the fleet without a majori
         /// Its name, or its id
         node: String,
     },
-    /// Make a token by which one node joins the fleet (fleet.join_token_file)
+    /// Make a token by which one node joins the fleet (fleet.join_token_file), list or revoke them
+    #[command(
+        args_conflicts_with_subcommands = true,
+        subcommand_negates_reqs = true,
+        after_help = "\
+Examples:
+  tidelock node join-token --role voter
+  tidelock node join-token list
+  tidelock node join-token revoke 3fa1b2c4d5e6"
+    )]
     JoinToken {
-        #[arg(long, value_parser = ["voter", "learner"])]
-        role: String,
+        #[command(subcommand)]
+        command: Option<JoinToken>,
+        #[arg(long, value_parser = ["voter", "learner"], required = true)]
+        role: Option<String>,
         /// For how long it is good [default: 1h]
         #[arg(long, value_name = "TIME", value_parser = super::duration::parse)]
         ttl: Option<Duration>,
@@ -69,6 +81,17 @@ Examples:
         /// Return when it has drained itself, or its own deadline is over
         #[arg(long)]
         wait: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum JoinToken {
+    /// The tokens that are out and still good; the tokens themselves are not kept anywhere
+    List,
+    /// Take a token back; a node that it has let in already stays
+    Revoke {
+        /// As the list shows it
+        id: String,
     },
 }
 
@@ -92,7 +115,15 @@ pub(super) async fn run(command: Command, api: &mut Api) -> anyhow::Result<Outco
             api.post_once(&format!("/v1/nodes/{node}/lead"), None, ANSWER).await?;
             print_line(&format!("node {node} was asked to lead"))?;
         }
-        Command::JoinToken { role, ttl } => {
+        Command::JoinToken { command: Some(JoinToken::List), .. } => {
+            let tokens: view::JoinTokens = api.get("/v1/join-tokens").await?;
+            print(&join_tokens(&tokens.tokens, now_ms()))?;
+        }
+        Command::JoinToken { command: Some(JoinToken::Revoke { id }), .. } => {
+            let applied = api.write(Method::DELETE, &format!("/v1/join-tokens/{id}"), None).await?;
+            print_line(&format!("join token {id}: revoked at epoch {}", applied.epoch))?;
+        }
+        Command::JoinToken { command: None, role, ttl } => {
             let seconds = ttl.map_or(3_600, |ttl| ttl.as_secs().max(1));
             let wish = json!({ "role": role, "ttl_seconds": seconds });
             let made = api.post_once("/v1/join-tokens", Some(wish), ANSWER).await?;
@@ -132,4 +163,55 @@ pub(super) fn list(nodes: &[view::Node]) -> String {
         ]);
     }
     format!("{}* answered this\n", table.render())
+}
+
+fn join_tokens(tokens: &[view::JoinToken], now_ms: u64) -> String {
+    let mut table = Table::new(["ID", "ROLE", "GOOD FOR"]);
+    for token in tokens {
+        let seconds = token.expires_ms.saturating_sub(now_ms) / 1_000;
+        let left = match seconds {
+            0..60 => format!("{seconds}s"),
+            60..3_600 => format!("{}m", seconds / 60),
+            _ => format!("{}h", seconds / 3_600),
+        };
+        table.row([token.id.clone(), token.role.clone(), left]);
+    }
+    table.render()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(subcommand)]
+        command: Command,
+    }
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Line::try_parse_from(line.split(' ')).map(|line| line.command)
+    }
+
+    #[test]
+    fn a_join_token_is_made_with_a_role_and_listed_without() {
+        assert!(matches!(
+            parse("node join-token --role voter"),
+            Ok(Command::JoinToken { command: None, role: Some(role), .. }) if role == "voter"
+        ));
+        assert!(parse("node join-token").is_err(), "a token has a role");
+        assert!(matches!(parse("node join-token list"), Ok(Command::JoinToken { command: Some(JoinToken::List), .. })));
+        assert!(parse("node join-token list --role voter").is_err());
+        assert!(parse("node join-token revoke 3fa1b2c4d5e6").is_ok());
+    }
+
+    #[test]
+    fn join_tokens_are_shown_with_the_time_they_are_good_for() {
+        let token = |id: &str, expires_ms| view::JoinToken { id: id.into(), role: "voter".into(), expires_ms };
+        let shown = join_tokens(&[token("aa", 60_000), token("bb", 3_700_000), token("cc", 9_000_000)], 50_000);
+        let rows: Vec<Vec<&str>> = shown.lines().skip(1).map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows, [["aa", "voter", "10s"], ["bb", "voter", "1h"], ["cc", "voter", "2h"]]);
+    }
 }

@@ -36,6 +36,20 @@ pub(super) struct Nodes {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub(super) struct JoinTokens {
+    pub(super) tokens: Vec<JoinToken>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct JoinToken {
+    pub(super) id: String,
+    pub(super) role: String,
+    pub(super) expires_ms: u64,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Drains {
     pub(super) drains: Vec<Drain>,
 }

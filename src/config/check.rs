@@ -6,14 +6,15 @@ use std::path::{Path, PathBuf};
 
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
 
 use super::layers::Located;
 use super::problem::{Problems, Source};
-use super::shape::{AdminDraft, CertificateDraft, Draft, FleetDraft, ListenerDraft, NodeDraft, TlsDraft};
+use super::shape::{AdminDraft, CertificateDraft, Draft, FleetDraft, ListenerDraft, NodeDraft, PeerTlsDraft, TlsDraft};
 use super::{
-    Admin, CertificateFiles, ClientAuth, Config, Fleet, ListenAddress, Listener, ListenerTls, Node, Secret, initial,
+    Admin, CertificateFiles, ClientAuth, Config, Fleet, ListenAddress, Listener, ListenerTls, Node, PeerTrust, Secret,
+    initial,
 };
 
 /// A shared secret is the whole of a peer's identity, so it is as long as an AES-256 key.
@@ -107,7 +108,7 @@ fn node(draft: NodeDraft, problems: &mut Problems) -> Option<Node> {
 fn check_fleet(draft: FleetDraft, problems: &mut Problems) -> Option<Fleet> {
     let join_token =
         draft.join_token_file.as_ref().map(|at| secret(at, "fleet.join_token_file", MIN_TOKEN_BYTES, problems));
-    let secret = draft.secret_file.as_ref().and_then(|at| secret(at, "fleet.secret_file", MIN_SECRET_BYTES, problems));
+    let trust = peer_trust(draft.secret_file, draft.previous_secret_file, draft.tls, problems);
     let advertise = match (draft.advertise, &draft.listen) {
         (Some(advertise), _) => Some(advertise),
         (None, Some(listen)) if !draft.advertise_given => {
@@ -156,8 +157,53 @@ fn check_fleet(draft: FleetDraft, problems: &mut Problems) -> Option<Fleet> {
             Some(token) => Some(token?),
             None => None,
         },
-        secret: secret?,
+        trust: trust?,
     })
+}
+
+/// By what peers know each other: one secret, or certificates.
+fn peer_trust(
+    at: Option<Located<PathBuf>>,
+    previous: Option<Located<PathBuf>>,
+    tls: Option<PeerTlsDraft>,
+    problems: &mut Problems,
+) -> Option<PeerTrust> {
+    let secret_at =
+        |at: &Located<PathBuf>, key: &str, problems: &mut Problems| secret(at, key, MIN_SECRET_BYTES, problems);
+    let current = at.as_ref().map(|at| secret_at(at, "fleet.secret_file", problems));
+    let before = previous.as_ref().map(|at| secret_at(at, "fleet.previous_secret_file", problems));
+    if let (Some(previous), None) = (&previous, &at) {
+        let reason = "is the secret before fleet.secret_file, which is not given";
+        problems.report(&previous.source, "fleet.previous_secret_file", reason);
+    }
+    if let (Some(previous), Some(Some(before)), Some(Some(current))) = (&previous, &before, &current)
+        && before == current
+    {
+        let reason = "holds the same as fleet.secret_file: give the one before";
+        problems.report(&previous.source, "fleet.previous_secret_file", reason);
+    }
+    let Some(tls) = tls else {
+        let before = match before {
+            Some(before) => Some(before?),
+            None => None,
+        };
+        return Some(PeerTrust::Secret { secret: current??, previous: before });
+    };
+    if at.is_some() {
+        let reason = "stands beside fleet.secret_file: peers know each other by the one or by the other";
+        problems.report(&tls.source, "fleet.tls", reason);
+    }
+    if let Some(name) = tls.name.as_ref().filter(|name| ServerName::try_from(name.value.as_str()).is_err()) {
+        problems.report(&name.source, "fleet.tls.name", format!("{:?} is not a DNS name", name.value));
+    }
+    let key = "fleet.tls.authorities";
+    let authorities = tls.authorities.and_then(|at| {
+        let pem = read(&at, key, problems)?;
+        reported(chain(&pem, &at.value), &at, key, problems)?;
+        Some(at.value)
+    });
+    let own = certificate(tls.own, problems);
+    Some(PeerTrust::Given { authorities: authorities?, own: own?, name: tls.name.map(|name| name.value) })
 }
 
 fn admin(draft: AdminDraft, problems: &mut Problems) -> Option<Admin> {

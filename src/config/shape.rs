@@ -49,6 +49,17 @@ pub(super) struct FleetDraft {
     pub(super) join: Option<Located<Vec<Located<Address>>>>,
     pub(super) join_token_file: Option<Located<PathBuf>>,
     pub(super) secret_file: Option<Located<PathBuf>>,
+    /// The one before.
+    pub(super) previous_secret_file: Option<Located<PathBuf>>,
+    /// Instead of a secret.
+    pub(super) tls: Option<PeerTlsDraft>,
+}
+
+pub(super) struct PeerTlsDraft {
+    pub(super) source: Source,
+    pub(super) authorities: Option<Located<PathBuf>>,
+    pub(super) own: CertificateDraft,
+    pub(super) name: Option<Located<String>>,
 }
 
 pub(super) struct AdminDraft {
@@ -129,13 +140,15 @@ fn node(section: Section<'_>, layers: &Layers<'_>) -> NodeDraft {
 }
 
 fn fleet(section: Section<'_>) -> Option<FleetDraft> {
-    if !section.is_present(&["listen", "advertise", "founders", "join", "join_token_file", "secret_file"]) {
+    let keys = ["listen", "advertise", "founders", "join", "join_token_file", "secret_file", "previous_secret_file"];
+    if !section.is_present(&keys) {
         return None;
     }
     let advertise = section.scalar("advertise");
     let founders = section.list("founders");
     let join = section.list("join");
     let secret_file = section.scalar("secret_file");
+    let tls = section.section_if_present("tls").map(peer_tls);
     let fleet = FleetDraft {
         source: section.source.clone(),
         listen: section.scalar("listen").or(SocketAddr::from(([0, 0, 0, 0], 7946))),
@@ -147,10 +160,27 @@ fn fleet(section: Section<'_>) -> Option<FleetDraft> {
         },
         join: join.value(),
         join_token_file: section.scalar("join_token_file").value(),
-        secret_file: section.required("secret_file", secret_file),
+        secret_file: match tls {
+            None => section.required("secret_file", secret_file),
+            Some(_) => secret_file.value(),
+        },
+        previous_secret_file: section.scalar("previous_secret_file").value(),
+        tls,
     };
     section.finish();
     Some(fleet)
+}
+
+fn peer_tls(section: Section<'_>) -> PeerTlsDraft {
+    let authorities = section.scalar("authorities");
+    let draft = PeerTlsDraft {
+        source: section.source.clone(),
+        authorities: section.required("authorities", authorities),
+        own: certificate(&section),
+        name: section.scalar("name").value(),
+    };
+    section.finish();
+    draft
 }
 
 fn admin(section: Section<'_>) -> AdminDraft {

@@ -123,7 +123,8 @@ spec = { pool = "app", affinity = { kind = "header", name = "x-user" }, expose =
     );
     assert_eq!(config.node.data_dir, folder.0.join("data"), "relative to the file");
     let fleet = config.fleet.unwrap();
-    assert_eq!(fleet.secret.bytes(), [b's'; 32], "without the newline");
+    let PeerTrust::Secret { secret, previous: None } = fleet.trust else { panic!("{:?}", fleet.trust) };
+    assert_eq!(secret.bytes(), [b's'; 32], "without the newline");
     assert_eq!(fleet.advertise.as_str(), "tidelock-0.peers:7946");
     let token = config.admin.token.unwrap();
     assert_eq!(token.bytes(), b"0123456789abcdef");
@@ -409,6 +410,53 @@ fn unreadable_files_and_tokens_are_problems() {
             "DIR/t.toml:3: admin.advertise: \"10.0.0.1\" is not a URL: write http://10.0.0.1:9900",
             "DIR/t.toml:4: drain.settle_ms: is longer than drain.deadline_ms: connections would be cut before any were asked to leave",
         ],
+    );
+}
+
+const FLEET_OF_TWO: &str =
+    "[fleet]\nlisten = \"127.0.0.1:7946\"\nfounders = [\"127.0.0.1:7946\", \"127.0.0.1:7947\"]\n";
+
+#[test]
+fn peers_know_each_other_by_secrets_or_by_certificates() {
+    let folder = Folder::new();
+    folder.write("secret", &"s".repeat(32));
+    folder.write("before", &format!("{}\n", "t".repeat(40)));
+    let secrets = "secret_file = \"secret\"\nprevious_secret_file = \"before\"\n";
+    let fleet = folder.load(&format!("{FLEET_OF_TWO}{secrets}")).fleet.unwrap();
+    let PeerTrust::Secret { previous: Some(previous), .. } = fleet.trust else { panic!("{:?}", fleet.trust) };
+    assert_eq!(previous.bytes(), [b't'; 40]);
+
+    let pair = rcgen::generate_simple_self_signed(["peer.tidelock".to_owned()]).unwrap();
+    let chain = folder.write("tls.crt", &pair.cert.pem());
+    let key = folder.write("tls.key", &pair.signing_key.serialize_pem());
+    let tls = "[fleet.tls]\nauthorities = \"tls.crt\"\ncertificate = \"tls.crt\"\nkey = \"tls.key\"\n";
+    let fleet = folder.load(&format!("{FLEET_OF_TWO}{tls}")).fleet.unwrap();
+    let PeerTrust::Given { authorities, own, name: None } = fleet.trust else { panic!("{:?}", fleet.trust) };
+    assert_eq!((authorities, own.certificate, own.key), (chain.clone(), chain, key));
+}
+
+#[test]
+fn problems_with_secrets_and_with_certificates_are_reported_together() {
+    let folder = Folder::new();
+    folder.write("secret", "short");
+    folder.write("empty", "");
+    let tls = "[fleet.tls]\nauthorities = \"empty\"\nkey = \"nowhere\"\nname = \"a b\"\n";
+    assert_lines(
+        &folder.problems(&format!("{FLEET_OF_TWO}secret_file = \"secret\"\n{tls}"), &[], Flags::default()),
+        &[
+            "DIR/t.toml:4: fleet.secret_file: DIR/secret holds 5 bytes, at least 32 are needed",
+            "DIR/t.toml:5: fleet.tls: stands beside fleet.secret_file: peers know each other by the one or by the other",
+            "DIR/t.toml:5: fleet.tls.certificate: is missing",
+            "DIR/t.toml:6: fleet.tls.authorities: DIR/empty holds no certificate in PEM",
+            "DIR/t.toml:7: fleet.tls.key: DIR/nowhere cannot be read: No such file or directory (os error 2)",
+            "DIR/t.toml:8: fleet.tls.name: \"a b\" is not a DNS name",
+        ],
+    );
+    folder.write("secret", &"s".repeat(32));
+    let same = "secret_file = \"secret\"\nprevious_secret_file = \"secret\"\n";
+    assert_lines(
+        &folder.problems(&format!("{FLEET_OF_TWO}{same}"), &[], Flags::default()),
+        &["DIR/t.toml:5: fleet.previous_secret_file: holds the same as fleet.secret_file: give the one before"],
     );
 }
 

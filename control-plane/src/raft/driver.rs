@@ -201,8 +201,15 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
 
             // 1. A leader's messages go out before its own disk has the entries: followers write in
             //    parallel, and its own vote for an entry is counted only once step 3 is done
-            //    (thesis 10.2.1). Raft puts anything that promises something into step 4.
-            send(ready.take_messages(), out);
+            //    (thesis 10.2.1). Raft puts anything that promises something into step 4, but for one
+            //    thing: a lone voter elects itself in one step, and its learners would hear of a term
+            //    that it forgets in a crash. It would lead that term twice, with other entries.
+            let saved_term = self.node.raft.store().hard_state().term;
+            let speaks_early = ready.hs().is_none_or(|state| state.term == saved_term);
+            let mut messages = ready.take_messages();
+            if speaks_early {
+                send(std::mem::take(&mut messages), out);
+            }
 
             // 2. A snapshot from the leader goes into the machine before it goes to disk: one that
             //    cannot be restored must not become what this node starts from.
@@ -213,6 +220,7 @@ impl<S: Store, M: StateMachine> Driver<S, M> {
             self.persist(&ready)?;
 
             // 4. Votes and acknowledgements: the others count on what they say, so only now.
+            send(messages, out);
             send(ready.take_persisted_messages(), out);
 
             // 5. Reads learn their index; they wait for the state machine to get there.

@@ -11,7 +11,7 @@ use super::bootstrap::{self, Decision};
 use super::driver::{Driver, Fatal, Status};
 use super::exchange::{Input, Outgoing};
 use super::frame::{self, Hello, PeerMessage};
-use super::identity::Identity;
+use super::identity::Identities;
 use super::storage::Store;
 use super::thread::{self, Inbox, Request, Surroundings};
 use super::transport::{About, Event, Handler, Transport};
@@ -160,7 +160,7 @@ fn connect<A: Send + 'static>(
     inbox: Arc<Inbox<A>>,
     reports: mpsc::Sender<Report>,
 ) -> Result<Transport, StartError> {
-    let identity = Identity::from_secret(&fleet.secret)?;
+    let identities = Identities::new(fleet.credentials)?;
     let hello = Hello {
         id: loaded.node,
         name: fleet.name,
@@ -173,7 +173,7 @@ fn connect<A: Send + 'static>(
         join_token: fleet.join_token,
     };
     let handler = handler(loaded.node, inbox, reports);
-    Ok(Transport::start(fleet.listener, identity, hello, &fleet.founders, handler))
+    Ok(Transport::start(fleet.listener, identities, hello, &fleet.founders, handler))
 }
 
 /// Turns what the transport tells into inputs. Raft messages are decoded here, on the connection's

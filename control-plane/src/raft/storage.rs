@@ -203,3 +203,5 @@ fn crc(key: &[u8], payload: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod torn;

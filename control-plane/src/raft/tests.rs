@@ -98,7 +98,7 @@ fn fleet(listener: TcpListener, address: &str, founders: &[String]) -> Fleet {
         listener,
         advertise: address.to_owned(),
         founders: founders.to_vec(),
-        secret: SECRET.to_vec(),
+        credentials: Credentials::Secret { secret: SECRET.to_vec(), previous: None },
         join_token: None,
         name: format!("at {address}"),
         admin: "http://admin".into(),
@@ -245,7 +245,8 @@ async fn a_node_with_another_secret_stays_outside() {
     leader(&nodes).await;
     let (listener, address) = bind().await;
     let mut stranger = fleet(listener, &address, &founders);
-    stranger.secret = b"another secret that is long enough too".to_vec();
+    let secret = b"another secret that is long enough too".to_vec();
+    stranger.credentials = Credentials::Secret { secret, previous: None };
     let stranger = launch(Some(stranger), Arc::new(Directory::new()));
     // The fleet works on while the stranger knocks.
     nodes[0].raft.propose(rand::random(), b"on".to_vec(), PATIENCE).await.unwrap();

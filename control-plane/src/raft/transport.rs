@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::frame::{Hello, MAX_FRAME, PeerMessage};
-use super::identity::Identity;
+use super::identity::Identities;
 use super::peers::AddressBook;
 
 /// Connect, TLS and Hello together. 5 s: a peer that takes longer is dialled again later.
@@ -32,6 +32,9 @@ const HANDSHAKE: Duration = Duration::from_secs(5);
 /// for 10 s. A dead peer is noticed by Raft sooner; this frees the connection.
 const PING: Duration = Duration::from_secs(2);
 const IDLE: Duration = Duration::from_secs(10);
+
+/// How often files of certificates are looked at. 2 s: whoever replaces them has days.
+const FOLLOW: Duration = Duration::from_secs(2);
 
 /// Messages waiting for one peer, by number and by size. Above either, messages are dropped:
 /// a peer that slow is better served by Raft's own retries than by old messages.
@@ -80,7 +83,7 @@ impl About {
 pub(crate) struct Transport(Arc<Shared>);
 
 struct Shared {
-    identity: Identity,
+    identities: Arc<Identities>,
     /// What this node says of itself; a change is sent on every connection.
     hello: watch::Sender<Hello>,
     handler: Handler,
@@ -112,14 +115,14 @@ impl Transport {
     /// left out.
     pub(crate) fn start(
         listener: TcpListener,
-        identity: Identity,
+        identities: Identities,
         hello: Hello,
         seeds: &[String],
         handler: Handler,
     ) -> Self {
         let seeds: Vec<String> = seeds.iter().filter(|seed| **seed != hello.address).cloned().collect();
         let transport = Self(Arc::new(Shared {
-            identity,
+            identities: Arc::new(identities),
             hello: watch::Sender::new(hello),
             handler,
             book: AddressBook::default(),
@@ -132,6 +135,7 @@ impl Transport {
             tasks: TaskTracker::new(),
         }));
         transport.spawn(accept(transport.0.clone(), listener));
+        transport.spawn(follow_files(transport.0.identities.clone()));
         for seed in seeds {
             transport.0.ensure_dialled(&seed);
         }
@@ -266,6 +270,16 @@ impl Shared {
                 true
             });
         }
+    }
+}
+
+/// Connections that are open stay; new ones meet the certificate that is there.
+async fn follow_files(identities: Arc<Identities>) {
+    loop {
+        tokio::time::sleep(FOLLOW).await;
+        let identities = identities.clone();
+        // Only a runtime that ends drops it.
+        let _ = tokio::task::spawn_blocking(move || identities.follow()).await;
     }
 }
 

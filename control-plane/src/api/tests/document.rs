@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// The operations of the contract.
-const OPERATIONS: [&str; 34] = [
+const OPERATIONS: [&str; 36] = [
     "get /v1/pools",
     "get /v1/pools/{pool}",
     "put /v1/pools/{pool}",
@@ -30,7 +30,9 @@ const OPERATIONS: [&str; 34] = [
     "put /v1/nodes/{node}",
     "delete /v1/nodes/{node}",
     "post /v1/nodes/{node}/lead",
+    "get /v1/join-tokens",
     "post /v1/join-tokens",
+    "delete /v1/join-tokens/{id}",
     "post /v1/nodes/self/leave",
     "get /v1/status",
     "get /v1/events",

@@ -186,3 +186,16 @@ fn who_shows_a_good_token_joins() {
     state.apply(Epoch(3), &Proposal { at_ms: 200, key: None, command: used });
     assert_eq!(joining(&state, &membership, &peers, 300), []);
 }
+
+/// As `DELETE /v1/join-tokens/{id}` does it: with the time that it is good until moved to the past.
+#[test]
+fn a_token_that_was_taken_back_lets_nobody_in() {
+    let mut state = State::default();
+    let token = JoinToken { sha256: crate::raft::sha256("secret"), wanted: Wanted::Voter, expires_ms: 500 };
+    let put = |token| Proposal { at_ms: 100, key: None, command: Command::PutJoinToken { token } };
+    state.apply(Epoch(1), &put(token.clone()));
+    state.apply(Epoch(2), &put(JoinToken { expires_ms: 0, ..token }));
+    assert_eq!(joining(&state, &Membership::of_voters(&[1]), &[peer(9, Some("secret"))], 200), []);
+    let used = Command::UseJoinToken { sha256: crate::raft::sha256("secret"), node: NodeId(9) };
+    assert!(state.check(200, &used).is_err());
+}

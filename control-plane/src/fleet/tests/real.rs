@@ -53,7 +53,7 @@ impl RealNode {
                 listen: listener.local_addr().unwrap(),
                 advertise: founders[at].clone(),
                 founders: founders.clone(),
-                secret: vec![7; raft::MIN_SECRET],
+                credentials: raft::Credentials::Secret { secret: vec![7; raft::MIN_SECRET], previous: None },
                 join_token: None,
             };
             let (reports, receiver) = watch::channel(NodeReport::default());

@@ -194,6 +194,26 @@ fn a_leader_sends_before_its_own_disk_and_publishes_before_it_answers() {
 
 /// Each commit of a history is tried as the last one, durable and not: the node always comes back,
 /// with everything it answered for.
+/// A lone voter leads as soon as it asks for votes; its learners must not hear of a term that it could
+/// forget and lead again, with other entries.
+#[test]
+fn a_lone_voter_speaks_in_its_new_term_only_when_it_is_on_disk() {
+    let (mut world, leader) = led(1);
+    world.add_newcomer(9);
+    change(&mut world, &[Change::AddLearner(9)]).unwrap();
+    // Until the snapshot names the learner: then it is known from the first step after a restart on.
+    (0..30).for_each(|_| _ = write(&mut world, leader));
+    let diary = Diary::default();
+    let machine = Observed(Register::new(Arc::<Mutex<Checker>>::default()), diary.clone());
+    let store = Watched(world.nodes[&leader].disk.store(), diary.clone());
+    let mut driver = Driver::open(small(), store, machine).unwrap();
+    diary.lock().unwrap().clear();
+    driver.ready(&mut Post(diary.clone(), Vec::new())).unwrap();
+    let diary = diary.lock().unwrap();
+    assert!(diary.contains(&Did::Sent(MessageType::MsgAppend)), "the learner is told: {diary:?}");
+    assert!(matches!(diary[0], Did::Persisted { .. }), "{diary:?}");
+}
+
 #[test]
 fn a_crash_in_any_write_recovers() {
     for commit in 1..60 {

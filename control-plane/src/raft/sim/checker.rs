@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
+use super::power::Power;
 use crate::raft::StateMachine;
 
 /// Facts about the whole fleet, which no node knows.
@@ -56,11 +57,16 @@ impl Checker {
 pub(in crate::raft) struct Register {
     pub(in crate::raft) writes: Vec<u64>,
     checker: Arc<Mutex<Checker>>,
+    power: Power,
 }
 
 impl Register {
     pub(in crate::raft) fn new(checker: Arc<Mutex<Checker>>) -> Self {
-        Self { writes: Vec::new(), checker }
+        Self::powered(checker, Power::default())
+    }
+
+    pub(in crate::raft) fn powered(checker: Arc<Mutex<Checker>>, power: Power) -> Self {
+        Self { writes: Vec::new(), checker, power }
     }
 
     fn check(&self, index: u64) {
@@ -76,6 +82,7 @@ impl StateMachine for Register {
     type Answer = usize;
 
     fn apply(&mut self, index: u64, data: &[u8]) -> usize {
+        self.power.effect();
         let write = u64::from_be_bytes(data.try_into().expect("the simulation writes eight bytes"));
         assert!(!self.writes.contains(&write), "write {write} was applied twice");
         self.writes.push(write);
@@ -88,6 +95,7 @@ impl StateMachine for Register {
     }
 
     fn restore(&mut self, index: u64, bytes: &[u8]) -> Result<(), String> {
+        self.power.effect();
         let (writes, rest) = bytes.as_chunks::<8>();
         if !rest.is_empty() {
             return Err("the snapshot is cut".into());
@@ -97,5 +105,7 @@ impl StateMachine for Register {
         Ok(())
     }
 
-    fn applied(&mut self, _: u64) {}
+    fn applied(&mut self, _: u64) {
+        self.power.effect();
+    }
 }

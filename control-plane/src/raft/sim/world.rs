@@ -8,12 +8,14 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::checker::{Checker, Register};
+use super::power::{Power, Powered, until_lost};
+use super::promises::Promises;
 use crate::raft::bootstrap;
 use crate::raft::driver::{Config, Driver, Fatal, Role, Status};
 use crate::raft::exchange::{Answer, Input, Outbox, Outgoing, ProposeError, Token};
 use crate::raft::membership::Change;
-use crate::raft::storage::StoreError;
 use crate::raft::storage::memory::{Disk, MemoryStore};
+use crate::raft::storage::{Store, StoreError};
 use crate::raft::wire;
 
 /// How the network treats a message, in percent and units of time. A tick is about ten units.
@@ -35,6 +37,8 @@ pub(in crate::raft) struct World {
     pub(in crate::raft) nodes: BTreeMap<u64, Node>,
     /// Pairs that cannot reach each other.
     cut: BTreeSet<(u64, u64)>,
+    /// When the last message of each pair arrives.
+    latest: BTreeMap<(u64, u64), u64>,
     /// By time of arrival; the number keeps equal times apart.
     packets: BTreeMap<(u64, u64), Packet>,
     next_number: u64,
@@ -44,11 +48,19 @@ pub(in crate::raft) struct World {
     /// Finished operations, for tests: what came out.
     pub(in crate::raft) outcomes: BTreeMap<Token, Result<u64, String>>,
     next_token: u64,
+    /// How often each thing happened: faults that never happen test nothing.
+    pub(in crate::raft) happened: BTreeMap<&'static str, u64>,
+    /// What the network was given to carry of the raft crate's own, in messages and bytes.
+    pub(in crate::raft) traffic: (u64, u64),
 }
+
+type Running = Driver<Powered<MemoryStore>, Register>;
 
 pub(in crate::raft) struct Node {
     pub(in crate::raft) disk: Disk,
-    pub(in crate::raft) driver: Option<Driver<MemoryStore, Register>>,
+    pub(in crate::raft) power: Power,
+    pub(in crate::raft) driver: Option<Running>,
+    promises: Promises,
     next_tick: u64,
     /// Why it last went down by itself.
     pub(in crate::raft) fatal: Option<Fatal>,
@@ -73,18 +85,20 @@ enum Operation {
 }
 
 /// Effects of one driver, put into the world afterwards.
-#[derive(Default)]
 struct Effects {
+    power: Power,
     messages: Vec<(u64, Outgoing)>,
     answers: Vec<(Token, Answer<usize>)>,
 }
 
 impl Outbox<usize> for Effects {
     fn send(&mut self, to: u64, message: Outgoing) {
+        self.power.effect();
         self.messages.push((to, message));
     }
 
     fn answer(&mut self, token: Token, answer: Answer<usize>) {
+        self.power.effect();
         self.answers.push((token, answer));
     }
 }
@@ -98,6 +112,7 @@ impl World {
             network: Network::GOOD,
             nodes: BTreeMap::new(),
             cut: BTreeSet::new(),
+            latest: BTreeMap::new(),
             packets: BTreeMap::new(),
             next_number: 0,
             checker: Arc::default(),
@@ -107,6 +122,8 @@ impl World {
             operations: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             next_token: 0,
+            happened: BTreeMap::new(),
+            traffic: (0, 0),
         };
         let ids: Vec<u64> = (1..=founders).collect();
         for id in &ids {
@@ -123,20 +140,27 @@ impl World {
     }
 
     fn add(&mut self, id: u64, disk: Disk) {
-        self.nodes.insert(id, Node { disk, driver: None, next_tick: 0, fatal: None });
+        let power = Power::new(disk.clone());
+        self.nodes
+            .insert(id, Node { disk, power, driver: None, promises: Promises::default(), next_tick: 0, fatal: None });
         self.start(id);
     }
 
     pub(in crate::raft) fn start(&mut self, id: u64) {
         let config = Config { nonce: self.rng.random(), ..self.config.clone() };
-        let register = Register::new(self.checker.clone());
+        let checker = self.checker.clone();
         let next_tick = self.now + self.rng.random_range(1..10);
         let node = self.nodes.get_mut(&id).unwrap();
         node.fatal = None;
         node.next_tick = next_tick;
-        match Driver::open(config, node.disk.store(), register) {
-            Ok(driver) => node.driver = Some(driver),
-            Err(error) => panic!("node {id} cannot restart: {error}"),
+        let register = Register::powered(checker, node.power.clone());
+        match until_lost(|| Driver::open(config, node.power.store(), register)) {
+            Some(Ok(driver)) => node.driver = Some(driver),
+            Some(Err(error)) => panic!("node {id} cannot restart: {error}"),
+            None => {
+                self.count("power lost while starting");
+                self.crash(id);
+            }
         }
         self.act(id, |_, _| Ok(()));
     }
@@ -145,7 +169,9 @@ impl World {
     pub(in crate::raft) fn crash(&mut self, id: u64) {
         let node = self.nodes.get_mut(&id).unwrap();
         node.driver = None;
+        node.power.restore();
         node.disk.crash();
+        node.promises.hold(id, &node.disk.store().load().expect("no crash damages the log"));
         // Callers of a node that died hear nothing, which is "unknown".
         self.operations.retain(|_, operation| match operation {
             Operation::Write { node, .. } | Operation::Read { node, .. } | Operation::Change { node } => *node != id,
@@ -189,6 +215,16 @@ impl World {
                 if group.contains(a) != group.contains(b) {
                     self.cut.insert((*a, *b));
                 }
+            }
+        }
+    }
+
+    /// Parts one way only: what `group` says to the others is lost, or what the others say to it.
+    pub(in crate::raft) fn silence(&mut self, group: &[u64], towards: bool) {
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        for outside in ids.iter().filter(|id| !group.contains(id)) {
+            for inside in group {
+                self.cut.insert(if towards { (*outside, *inside) } else { (*inside, *outside) });
             }
         }
     }
@@ -286,33 +322,52 @@ impl World {
     }
 
     /// Runs a driver and its Ready loop, then carries out what came of it.
-    fn act(
-        &mut self,
-        id: u64,
-        action: impl FnOnce(&mut Driver<MemoryStore, Register>, &mut Effects) -> Result<(), Fatal>,
-    ) {
-        let Some(driver) = self.nodes.get_mut(&id).and_then(|node| node.driver.as_mut()) else { return };
-        let mut effects = Effects::default();
-        let result = action(driver, &mut effects).and_then(|()| driver.ready(&mut effects));
-        let status = driver.status();
-        if status.role == Role::Leader && result.is_ok() {
-            self.checker().leads(status.term, id);
+    fn act(&mut self, id: u64, action: impl FnOnce(&mut Running, &mut Effects) -> Result<(), Fatal>) {
+        let Some(node) = self.nodes.get_mut(&id) else { return };
+        let Some(driver) = node.driver.as_mut() else { return };
+        let mut effects = Effects { power: node.power.clone(), messages: Vec::new(), answers: Vec::new() };
+        let result = until_lost(|| action(driver, &mut effects).and_then(|()| driver.ready(&mut effects)));
+        if let Some(Ok(())) = result {
+            let status = driver.status();
+            if status.role == Role::Leader {
+                self.checker().leads(status.term, id);
+            }
+            if status.membership.is_joint() {
+                self.count("step in a joint membership");
+            }
+        }
+        let promises = &mut self.nodes.get_mut(&id).unwrap().promises;
+        for (_, message) in &effects.messages {
+            if let Outgoing::Raft(message) = message {
+                promises.sent(message);
+            }
         }
         // What left the node before it died has left it.
-        for (to, message) in effects.messages {
-            self.post(id, to, message);
-        }
         for (token, answer) in effects.answers {
             self.finish(token, answer);
         }
         match result {
-            Ok(()) => {}
-            Err(Fatal::Store(StoreError::Injected)) => self.crash(id),
-            Err(fatal) => {
+            Some(Ok(())) => {}
+            None => {
+                self.count("power lost between two effects");
+                self.crash(id);
+            }
+            Some(Err(Fatal::Store(StoreError::Injected))) => {
+                self.count("disk failed");
+                self.crash(id);
+            }
+            Some(Err(fatal)) => {
                 self.crash(id);
                 self.nodes.get_mut(&id).unwrap().fatal = Some(fatal);
             }
         }
+        for (to, message) in effects.messages {
+            self.post(id, to, message);
+        }
+    }
+
+    pub(in crate::raft) fn count(&mut self, what: &'static str) {
+        *self.happened.entry(what).or_default() += 1;
     }
 
     fn post(&mut self, from: u64, to: u64, message: Outgoing) {
@@ -320,7 +375,9 @@ impl World {
             matches!(&message, Outgoing::Raft(message) if message.get_msg_type() == MessageType::MsgSnapshot);
         let content = match message {
             Outgoing::Raft(message) => {
-                Content::Raft(wire::encode(&message).expect("raft only sends what peers may send"))
+                let bytes = wire::encode(&message).expect("raft only sends what peers may send");
+                self.traffic = (self.traffic.0 + 1, self.traffic.1 + bytes.len() as u64);
+                Content::Raft(bytes)
             }
             other => Content::Other(other),
         };
@@ -329,8 +386,21 @@ impl World {
             true => 0,
             false => 1 + usize::from(self.rng.random_ratio(self.network.duplication, 100)),
         };
+        match copies {
+            0 => self.count("message lost"),
+            1 => {}
+            _ => self.count("message doubled"),
+        }
+        if is_snapshot {
+            self.count("snapshot sent");
+        }
         for _ in 0..copies {
             let arrival = self.now + self.rng.random_range(1..=self.network.delay);
+            let latest = self.latest.entry((from, to)).or_default();
+            if arrival < *latest {
+                *self.happened.entry("message overtaken").or_default() += 1;
+            }
+            *latest = arrival.max(*latest);
             self.next_number += 1;
             self.packets.insert((arrival, self.next_number), Packet { from, to, content: content.clone() });
         }
@@ -367,7 +437,12 @@ impl World {
                 Ok(index)
             }
             (Some(Operation::Read { .. }), Answer::Read(Err(error))) => Err(error.to_string()),
-            (_, Answer::Membership(result)) => result.map_err(|error| error.to_string()),
+            (_, Answer::Membership(result)) => {
+                if result.is_ok() {
+                    self.count("membership changed");
+                }
+                result.map_err(|error| error.to_string())
+            }
             // The node had died and its caller with it.
             (None, _) => return,
             (_, answer) => panic!("{token:?} got an answer of another kind: {answer:?}"),

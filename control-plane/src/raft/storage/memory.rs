@@ -61,6 +61,12 @@ impl Disk {
         });
     }
 
+    /// What a disk with the fault `lazy` has held back becomes durable.
+    #[cfg(test)]
+    pub(crate) fn flush(&self) {
+        self.image(|image| image.durable = image.current.clone());
+    }
+
     fn image<T>(&self, with: impl FnOnce(&mut Image) -> T) -> T {
         with(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }

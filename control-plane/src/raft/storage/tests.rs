@@ -135,6 +135,17 @@ fn an_id_is_minted_once_for_a_directory() {
     assert_eq!(again, id, "an id given from outside must not replace the disk's");
 }
 
+/// What is left of a process that died before its new file was whole.
+#[test]
+fn a_file_that_never_was_whole_is_begun_again() {
+    let directory = Directory::new();
+    std::fs::create_dir_all(&directory.0).unwrap();
+    std::fs::write(directory.0.join("raft.redb.new"), [7; 5_000]).unwrap();
+    let id = RedbStore::open(&directory.0, None).unwrap().node_id();
+    assert_eq!(RedbStore::open(&directory.0, None).unwrap().node_id(), id);
+    assert!(!directory.0.join("raft.redb.new").exists());
+}
+
 #[test]
 fn a_second_process_is_told_that_the_file_is_in_use() {
     let directory = Directory::new();

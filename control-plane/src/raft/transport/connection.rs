@@ -12,19 +12,18 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream};
 
 use super::super::frame::{self, Hello, PeerMessage};
-use super::super::identity::Identity;
 use super::{Event, HANDSHAKE, IDLE, PING, Queue, Queued, Shared};
 
 pub(super) async fn accepted(shared: Arc<Shared>, stream: TcpStream, from: SocketAddr) {
     let handshake = async {
         stream.set_nodelay(true)?;
-        let stream = TlsAcceptor::from(shared.identity.server.clone()).accept(stream).await?;
+        let stream = TlsAcceptor::from(shared.identities.current().server).accept(stream).await?;
         greet(&shared, TlsStream::Server(stream)).await
     };
     let (stream, hello) = match within(handshake).await {
         Ok(greeted) => greeted,
         Err(error) => {
-            tracing::warn!(%from, %error, "a connection to the fleet's port was refused; is it a node with another secret?");
+            tracing::warn!(%from, %error, "a connection to the fleet's port was refused; is it a node with another secret or certificate?");
             return;
         }
     };
@@ -43,8 +42,8 @@ pub(super) async fn dial(shared: &Arc<Shared>, address: &str) -> io::Result<(Tls
     within(async {
         let stream = TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        let connector = TlsConnector::from(shared.identity.client.clone());
-        let stream = connector.connect(Identity::server_name(), stream).await?;
+        let identity = shared.identities.current();
+        let stream = TlsConnector::from(identity.client).connect(identity.name, stream).await?;
         greet(shared, TlsStream::Client(stream)).await
     })
     .await

@@ -5,6 +5,8 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::raft::Credentials;
+use crate::raft::identity::tests::{Authority, Folder};
 use crate::raft::wire::Blob;
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,6 +23,14 @@ async fn end(id: u64, seeds: &[String]) -> End {
 }
 
 async fn end_at(id: u64, seeds: &[String], at: &str) -> End {
+    end_with(id, seeds, at, by_secret(SECRET, None)).await
+}
+
+fn by_secret(secret: &[u8], previous: Option<&[u8]>) -> Credentials {
+    Credentials::Secret { secret: secret.to_vec(), previous: previous.map(<[u8]>::to_vec) }
+}
+
+async fn end_with(id: u64, seeds: &[String], at: &str, credentials: Credentials) -> End {
     let listener = TcpListener::bind(at).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let hello = Hello {
@@ -36,7 +46,8 @@ async fn end_at(id: u64, seeds: &[String], at: &str) -> End {
     };
     let (sender, events) = sync_channel(1_024);
     let handler: Handler = Arc::new(move |event| _ = sender.send(event));
-    let transport = Transport::start(listener, Identity::from_secret(SECRET).unwrap(), hello, seeds, handler);
+    let identities = Identities::new(credentials).unwrap();
+    let transport = Transport::start(listener, identities, hello, seeds, handler);
     End { transport, events, address }
 }
 
@@ -155,4 +166,66 @@ async fn a_peer_that_comes_back_at_its_address_is_reached_again() {
     tokio::time::timeout(PATIENCE, arrives).await.expect("reached again");
     a.transport.stop().await;
     b.transport.stop().await;
+}
+
+async fn end_of(id: u64, seeds: &[String], folder: &Folder) -> End {
+    end_with(id, seeds, "127.0.0.1:0", folder.credentials()).await
+}
+
+/// While an end that is in the fleet connects, a stranger has had the time to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_of_another_authority_is_no_peer() {
+    let (ours, theirs) = (Authority::new(), Authority::new());
+    let (good, stranger) = (Folder::new(), Folder::new());
+    good.write(&[&ours], &ours, "peer.tidelock", 0);
+    stranger.write(&[&theirs], &theirs, "peer.tidelock", 0);
+    let a = end_of(1, &[], &good).await;
+    let refused = end_of(3, std::slice::from_ref(&a.address), &stranger).await;
+    let b = end_of(2, std::slice::from_ref(&a.address), &good).await;
+    connected(&b, 1).await;
+    connected(&a, 2).await;
+    assert!(a.transport.book().peers().iter().all(|peer| peer.id != 3), "it was heard");
+    assert!(refused.transport.book().peers().is_empty(), "it heard somebody");
+    for end in [a, b, refused] {
+        end.transport.stop().await;
+    }
+}
+
+/// Three nodes in the middle of a rolling change: one has yet to restart, one has the new secret and
+/// the old one, one has the new secret alone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_reach_each_other_while_the_secret_changes() {
+    let new = b"the secret of the transport's tests, changed".as_slice();
+    let anywhere = "127.0.0.1:0";
+    let old = end(1, &[]).await;
+    let both = end_with(2, std::slice::from_ref(&old.address), anywhere, by_secret(new, Some(SECRET))).await;
+    let done = end_with(3, std::slice::from_ref(&both.address), anywhere, by_secret(new, None)).await;
+    connected(&both, 1).await;
+    connected(&old, 2).await;
+    connected(&done, 2).await;
+    connected(&both, 3).await;
+    assert!(!lock(&done.transport.0.queues).contains_key(&1), "these two have no secret in common");
+    for end in [old, both, done] {
+        end.transport.stop().await;
+    }
+}
+
+/// Certificate and authority are replaced under a node that runs; who has the new ones alone reaches it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_is_swapped_while_the_node_runs() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let (running, newcomer) = (Folder::new(), Folder::new());
+    running.write(&[&old], &old, "peer.tidelock", 60);
+    newcomer.write(&[&new], &new, "peer.tidelock", 60);
+    let a = end_of(1, &[], &running).await;
+    let b = end_of(2, std::slice::from_ref(&a.address), &running).await;
+    connected(&b, 1).await;
+    let late = end_of(3, std::slice::from_ref(&a.address), &newcomer).await;
+    running.write(&[&new], &new, "peer.tidelock", 0);
+    connected(&late, 1).await;
+    connected(&a, 3).await;
+    assert!(lock(&b.transport.0.queues).contains_key(&1), "what is open stays open");
+    for end in [a, b, late] {
+        end.transport.stop().await;
+    }
 }
