@@ -12,7 +12,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::Response;
+use http::{HeaderMap, Response};
+use tidelock_core::choose::{ROUTE_TO, RouteTo};
 use tidelock_core::retry::Failure;
 use tidelock_core::spec::PoolSpec;
 
@@ -32,6 +33,8 @@ pub(crate) enum Failed {
     Endpoint(Failure, Source),
     /// The client's side: nothing to try again.
     Client(Abort),
+    /// The endpoint says that the request is another one's.
+    Routed(RouteTo, Source),
 }
 
 /// A request as it goes to an endpoint.
@@ -85,6 +88,14 @@ impl Attempt<'_> {
             // of the two, stay small: they are moved into their connection.
             Spoken::H1 => Box::pin(self.h1(source, lease)).await,
         }
+    }
+
+    /// Whose the endpoint says that the request is, if its pool may say that.
+    pub(crate) fn route_to(&self, fields: &HeaderMap) -> Option<RouteTo> {
+        if !self.pool.route_to {
+            return None;
+        }
+        fields.get(ROUTE_TO).and_then(RouteTo::parse)
     }
 
     pub(crate) fn lend(&self) -> Lend<'_> {

@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
 use tidelock_core::affinity::{Pin, SessionId};
-use tidelock_core::choose::{Asked, Choice, Moment, Placement, choose};
+use tidelock_core::choose::{Asked, Choice, Moment, NoEndpoint, Placement, ROUTE_TO, RouteTo, choose};
 use tidelock_core::retry::{Failure, Verdict, verdict};
 use tidelock_core::route::{NoRoute, Route};
 use tidelock_core::spec::Affinity;
@@ -60,6 +60,8 @@ struct Tries {
     session: Option<SessionId>,
     /// While it waits for an endpoint.
     held: Option<Held>,
+    /// Whose it is, as an endpoint has said.
+    routed: Option<RouteTo>,
 }
 
 impl Exchange {
@@ -148,7 +150,13 @@ impl Exchange {
                 query: self.path.query(),
                 client: self.client.address,
             };
-            let choice = choose(&self.view.table, &self.route, &asked, &moment, &**pool, random);
+            let choice = match &tries.routed {
+                None => choose(&self.view.table, &self.route, &asked, &moment, &**pool, random),
+                Some(to) => {
+                    let place = to.find(&pool.table, &tries.tried, &**pool);
+                    place.map(Choice::routed).ok_or(NoEndpoint)
+                }
+            };
             let Ok(choice) = choice else {
                 // An endpoint that only broke off may serve on a new connection, where there is
                 // no other one.
@@ -161,7 +169,8 @@ impl Exchange {
             tries.session = choice.pin.map(|pin| pin.session).or(tries.session);
             let endpoint = &pool.endpoints[choice.endpoint];
             // The gate may have closed since the choice looked at it; then choose again.
-            if let Some(lease) = Lease::take(&endpoint.state, worker.index, choice.placement == Placement::Kept) {
+            let lives_there = matches!(choice.placement, Placement::Kept | Placement::Routed);
+            if let Some(lease) = Lease::take(&endpoint.state, worker.index, lives_there) {
                 tries.attempts += 1;
                 let endpoint = endpoint.clone();
                 self.access.attempt(&choice, &endpoint);
@@ -211,9 +220,27 @@ impl Exchange {
         Verdict::Again
     }
 
+    /// An endpoint says whose the request is: it goes there next, once.
+    pub(crate) fn route_to(&mut self, to: RouteTo, is_replayable: bool) -> Result<(), Reason> {
+        if self.tries.routed.is_some() {
+            return Err(Reason::RoutedTwice);
+        }
+        if !is_replayable {
+            return Err(Reason::RoutedTooLate);
+        }
+        if let Some(kept) = self.kept.take() {
+            self.head.headers = kept.restore();
+        }
+        self.worker.counters.routed.add();
+        self.tries.tried.clear();
+        self.tries.routed = Some(to);
+        Ok(())
+    }
+
     /// Why the client gets no endpoint's answer.
     pub(crate) fn reason(&self) -> Reason {
         match self.tries.last {
+            _ if self.tries.routed.is_some() => Reason::RoutedNowhere,
             None => Reason::NoEndpoint,
             Some(Failure::Connect) => Reason::Unreachable,
             Some(Failure::Full) => Reason::EndpointFull,
@@ -252,6 +279,8 @@ impl Exchange {
         let version = response.version();
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields, version);
+        // Between endpoints and the balancer only.
+        fields.remove(ROUTE_TO);
         if !fields.contains_key(DATE) {
             // Who passes a response on without one adds it (RFC 9110 section 6.6.1).
             fields.insert(DATE, self.worker.date());

@@ -61,6 +61,13 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
             Err(Failed::Client(Abort::Malformed)) => return own(exchange.access, Reason::BadBody, Received::Empty),
             Err(Failed::Client(Abort::Slow)) => return own(exchange.access, Reason::SlowRequest, Received::Empty),
             Err(Failed::Client(_)) => return aborted(exchange.access),
+            Err(Failed::Routed(to, rest)) => {
+                source = rest;
+                if let Err(reason) = exchange.route_to(to, source.is_replayable()) {
+                    return own(exchange.access, reason, source.into_rest());
+                }
+                source.rewind();
+            }
             Err(Failed::Endpoint(failure, rest)) => {
                 source = rest;
                 match exchange.failed(&choice, failure, &source) {

@@ -28,6 +28,12 @@ pub(crate) enum Reason {
     Unreachable,
     /// As many requests or connections run there as the pool allows.
     EndpointFull,
+    /// An endpoint says that the request is another one's, which cannot be used now, or is not there.
+    RoutedNowhere,
+    /// Two endpoints say that the request is another one's.
+    RoutedTwice,
+    /// It is another one's, and its body was too long to be kept.
+    RoutedTooLate,
     /// It broke off before a response.
     BrokenOff,
     /// It did not answer in time.
@@ -80,6 +86,19 @@ impl Reason {
             Reason::EndpointFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "endpoint-full", "The endpoint has as much to do as its pool allows.")
             }
+            Reason::RoutedNowhere => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "routed-nowhere",
+                "The request belongs to an endpoint that cannot be used now.",
+            ),
+            Reason::RoutedTwice => {
+                (StatusCode::BAD_GATEWAY, "routed-twice", "Each endpoint says that the request is another one's.")
+            }
+            Reason::RoutedTooLate => (
+                StatusCode::BAD_GATEWAY,
+                "routed-too-late",
+                "The request belongs to another endpoint, and its body is too long to be sent again.",
+            ),
             Reason::BrokenOff => (StatusCode::BAD_GATEWAY, "broken-off", "The endpoint broke off before it answered."),
             Reason::TooSlow => (StatusCode::GATEWAY_TIMEOUT, "too-slow", "The endpoint did not answer in time."),
             Reason::BadResponse => {

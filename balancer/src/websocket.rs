@@ -102,6 +102,12 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
                 return Outbound::Response(response, exchange.access);
             }
             Err(Failed::Client(_)) => return aborted(exchange.access),
+            // A handshake has no body to be lost.
+            Err(Failed::Routed(to, _)) => {
+                if let Err(reason) = exchange.route_to(to, true) {
+                    return own(exchange.access, reason, rest);
+                }
+            }
             Err(Failed::Endpoint(failure, source)) => {
                 let gives_up = exchange.failed(&choice, failure, &source) == Verdict::GiveUp;
                 // Nothing was sent anywhere where no connection came about.

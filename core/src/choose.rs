@@ -1,10 +1,13 @@
 //! Where one request goes: route, affinity, ring, availability. No I/O, and the same answer on
 //! every node that has the same epoch.
 
+mod route_to;
+
 use std::net::IpAddr;
 
 use http::HeaderMap;
 
+pub use self::route_to::{ROUTE_TO, RouteTo};
 use crate::affinity::{Pin, SessionId, cookies};
 use crate::ring;
 use crate::route::Route;
@@ -28,6 +31,13 @@ pub struct Choice {
     pub pin: Option<Pin>,
 }
 
+impl Choice {
+    /// The endpoint that another one has named.
+    pub fn routed(endpoint: usize) -> Choice {
+        Choice { endpoint, placement: Placement::Routed, pin: None }
+    }
+}
+
 /// How the endpoint was found; the access log's `affinity`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Placement {
@@ -39,6 +49,8 @@ pub enum Placement {
     New,
     /// The session's pin was honoured.
     Kept,
+    /// An endpoint said whose it is.
+    Routed,
     /// The session, or the key, had to go elsewhere.
     Moved(MoveReason),
 }
@@ -64,6 +76,7 @@ impl Placement {
             Placement::Keyed => "key",
             Placement::New => "new",
             Placement::Kept => "kept",
+            Placement::Routed => "routed",
             Placement::Moved(MoveReason::Gone) => "moved:gone",
             Placement::Moved(MoveReason::Draining) => "moved:draining",
             Placement::Moved(MoveReason::Unhealthy) => "moved:unhealthy",

@@ -185,6 +185,7 @@ impl Command {
         match self {
             Command::PutPool { spec, .. } => spec.level(),
             Command::PutRoute { spec, .. } => spec.level(),
+            Command::PutEndpoint { spec, .. } => spec.level(),
             Command::SetHealth { .. } | Command::SetObservers { .. } => 2,
             Command::StartDrain { pace: Some(_), .. }
             | Command::ShareClosing { .. }
@@ -263,8 +264,12 @@ mod tests {
             r#"{"op":"put-pool","name":"app","spec":{"protocol":"auto","strip_content_length":false,"timeouts":{"connect_ms":5000,"first_byte_ms":60000,"idle_ms":60000,"websocket_idle_ms":3600000},"tls":{"authorities":"PEM","server_name":"app.internal","verify":"none"},"limits":{"max_connections":2,"max_requests":8,"max_pending":3}}}"#,
         );
         golden(Command::DeletePool { name: name("app") }, r#"{"op":"delete-pool","name":"app"}"#);
-        let spec =
-            EndpointSpec { address: "a:1".parse().unwrap(), weight: Default::default(), revision: Some(name("v1")) };
+        let spec = EndpointSpec {
+            address: "a:1".parse().unwrap(),
+            weight: Default::default(),
+            revision: Some(name("v1")),
+            node: None,
+        };
         golden(
             Command::PutEndpoint { pool: name("app"), name: name("a"), spec },
             r#"{"op":"put-endpoint","pool":"app","name":"a","spec":{"address":"a:1","weight":1,"revision":"v1"}}"#,

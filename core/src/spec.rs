@@ -10,7 +10,7 @@ mod route;
 mod tls;
 
 pub use affinity::{Affinity, CookieSpec, QueryName, SameSite, Strength};
-pub use endpoint::{Address, EndpointSpec, InvalidAddress, Weight};
+pub use endpoint::{Address, EndpointSpec, InvalidAddress, NodeName, Weight};
 pub use health::{Check, CheckHost, CheckPath, HealthSpec, Percent, ServiceName, Status};
 pub use hold::{HoldMillis, HoldSpec};
 pub use pool::{EndpointLimits, Millis, PoolSpec, Protocol, Timeouts};

@@ -12,7 +12,7 @@ use crate::health::Verdict;
 use crate::id::{EndpointId, Epoch, Name, NodeId, PoolId};
 use crate::ring::{self, Member, Ring};
 use crate::route::{NoRoute, Route, RouteIndex};
-use crate::spec::{Address, PoolSpec};
+use crate::spec::{Address, NodeName, PoolSpec};
 use crate::state::{DrainState, Phase, Pool, State};
 use crate::switchover;
 use crate::ticket::TicketSealer;
@@ -66,6 +66,8 @@ pub struct EndpointEntry {
     pub since_s: u64,
     /// Pins that were given until this time count no more; Unix time in seconds.
     pub pins_revoked_s: u32,
+    /// What the app there calls itself.
+    pub node: Option<NodeName>,
 }
 
 impl EndpointEntry {
@@ -207,6 +209,7 @@ fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<Po
         verdict: endpoint.health.verdict,
         since_s: endpoint.health.since_ms / 1_000,
         pins_revoked_s: endpoint.pins_revoked_s,
+        node: endpoint.spec.node.clone(),
         revision: endpoint.spec.revision.as_ref().map_or(0, |revision| ring::position(revision.as_str().as_bytes())),
     };
     let endpoints: Vec<EndpointEntry> = pool.endpoints.iter().map(entry).collect();

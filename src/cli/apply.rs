@@ -15,8 +15,9 @@ use super::Outcome;
 use super::client::{Api, Failure};
 use super::output::print_line;
 
-const READ_ONLY_TOP: [&str; 6] = ["epoch", "node", "leader", "quorum", "nodes", "drains"];
-const READ_ONLY_ENDPOINT: [&str; 7] = ["id", "phase", "health", "requests", "websockets", "drain", "by_node"];
+const READ_ONLY_TOP: [&str; 7] = ["epoch", "node", "leader", "quorum", "nodes", "drains", "switchovers"];
+const READ_ONLY_ENDPOINT: [&str; 8] =
+    ["id", "phase", "health", "requests", "websockets", "event_streams", "drain", "by_node"];
 
 #[derive(Args)]
 pub(super) struct Options {
@@ -190,9 +191,10 @@ mod tests {
             name = "web"
             spec = { pool = "app" }
         "#;
-        let status = r#"{"epoch":7,"node":"a","leader":null,"quorum":true,"nodes":[],"drains":[],
+        let status = r#"{"epoch":7,"node":"a","leader":null,"quorum":true,"nodes":[],"drains":[],"switchovers":[],
             "pools":[{"name":"app","spec":{"protocol":"h2c"},"endpoints":[{"name":"app-1","id":3,"address":"10.0.0.5:4000",
-              "weight":1,"revision":null,"phase":"active","requests":0,"websockets":0,"drain":null,"by_node":[]}]}],
+              "weight":1,"revision":null,"node":null,"phase":"active","health":null,"requests":0,"websockets":0,
+              "event_streams":0,"drain":null,"by_node":[]}]}],
             "routes":[{"name":"web","spec":{"pool":"app"}}]}"#;
         let from_toml = plan(parse(toml).unwrap()).unwrap();
         assert_eq!(from_toml, plan(parse(status).unwrap()).unwrap());

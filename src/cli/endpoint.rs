@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::json;
 use tidelock_core::id::Name;
-use tidelock_core::spec::{Address, EndpointSpec, Weight};
+use tidelock_core::spec::{Address, EndpointSpec, NodeName, Weight};
 
 use super::client::{Api, Failure};
 use super::output::{Table, print, print_line};
@@ -64,6 +64,9 @@ pub(super) struct PutOptions {
     /// The deployed version of the app
     #[arg(long)]
     revision: Option<Name>,
+    /// What the app there calls itself: an Erlang node's name
+    #[arg(long, value_name = "NAME")]
+    node: Option<NodeName>,
 }
 
 fn weight(text: &str) -> Result<Weight, String> {
@@ -104,8 +107,8 @@ pub(super) async fn run(command: Command, api: &mut Api) -> anyhow::Result<Outco
             let pool: view::Pool = api.get(&format!("/v1/pools/{pool}")).await?;
             print(&list(&[pool]))?;
         }
-        Command::Put(PutOptions { pool, endpoint, address, weight, revision }) => {
-            let spec = EndpointSpec { address, weight, revision };
+        Command::Put(PutOptions { pool, endpoint, address, weight, revision, node }) => {
+            let spec = EndpointSpec { address, weight, revision, node };
             let applied = api.write(Method::PUT, &path(&pool, &endpoint), Some(json!(spec))).await?;
             print_line(&format!("endpoint {endpoint} of {pool}: applied at epoch {}", applied.epoch))?;
         }

@@ -106,6 +106,9 @@ pub(super) struct PutOptions {
     /// Requests of one node that wait for an endpoint [default: 1024]
     #[arg(long, value_name = "N")]
     max_held: Option<u32>,
+    /// Endpoints may answer that a request is another one's (tidelock-route-to: node=NAME or key=KEY)
+    #[arg(long)]
+    route_to: bool,
 }
 
 fn hold(text: &str) -> Result<HoldMillis, String> {
@@ -165,6 +168,7 @@ impl PutOptions {
                 max_requests: self.max_requests,
                 max_pending: self.max_pending.unwrap_or(EndpointLimits::default().max_pending),
             },
+            route_to: self.route_to,
             hold: HoldSpec {
                 max_ms: self.hold.unwrap_or(HoldSpec::default().max_ms),
                 max_requests: self.max_held.unwrap_or(HoldSpec::default().max_requests),

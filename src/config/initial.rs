@@ -63,6 +63,7 @@ fn pool_spec(section: Section<'_>) -> PoolSpec {
         health: given(section.shaped("health")),
         limits: section.section_if_present("limits").map(pool_limits).unwrap_or_default(),
         hold: given(section.shaped("hold")).unwrap_or_default(),
+        route_to: given(section.shaped("route_to")).unwrap_or_default(),
     };
     if let Err(reason) = spec.check() {
         section.report(&section.source, "tls", reason);
@@ -115,8 +116,9 @@ fn shape_endpoint(section: Section<'_>, pool: Option<&Located<Name>>, commands: 
     let address = section.required("address", section.scalar("address"));
     let weight = given(section.shaped("weight")).unwrap_or_default();
     let revision = given(section.shaped("revision"));
+    let node = given(section.shaped("node"));
     if let (Some(pool), Some(name), Some(address)) = (pool, name, address) {
-        let spec = EndpointSpec { address: address.value, weight, revision };
+        let spec = EndpointSpec { address: address.value, weight, revision, node };
         let command = Command::PutEndpoint { pool: pool.value.clone(), name: name.value, spec };
         commands.push(Placed { source: name.source, key: section.key("name"), command });
     }

@@ -102,6 +102,9 @@ impl Attempt<'_> {
         .await;
         match outcome {
             Ok(ResponseHead { parts, body, keep_alive }) => {
+                if let Some(to) = self.route_to(&parts.headers) {
+                    return Err(Failed::Routed(to, upload.source));
+                }
                 upload.source.commit();
                 let running = Running { lent, body, upload, keep_alive, cut };
                 Ok((Response::from_parts(parts, ()), Box::new(running)))

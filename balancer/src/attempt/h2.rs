@@ -98,6 +98,14 @@ impl Attempt<'_> {
             Ok((head, _)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Failed::Endpoint(Failure::Protocol, Source::gone()))
             }
+            Ok((head, _)) if self.route_to(head.headers()).is_some() => {
+                if head.body().is_end_stream() && pump.is_none() {
+                    slot.settle();
+                }
+                let source = pump.map(|pump| pump.cancel()).or(idle_source).unwrap_or_else(Source::gone);
+                let to = self.route_to(head.headers()).expect("it was there a line ago");
+                Err(Failed::Routed(to, source))
+            }
             Ok((head, uploaded)) => {
                 let sign = pump.as_ref().map(|pump| pump.sign());
                 if uploaded.is_some() {

@@ -45,7 +45,7 @@ impl Exchange {
     /// not wait: it is answered then.
     pub(crate) async fn hold(&mut self) -> bool {
         // What had an endpoint that was full, slow or broken has its answer.
-        if !matches!(self.tries.last, None | Some(Failure::Connect)) {
+        if self.tries.routed.is_some() || !matches!(self.tries.last, None | Some(Failure::Connect)) {
             return false;
         }
         let counters = &self.worker.counters;

@@ -49,6 +49,10 @@ async fn by_connect(attempt: &mut Attempt<'_>, slot: Slot, lease: Lease) -> Resu
             }
             Opened::Open(head, Box::new(side), lease)
         }
+        Connected::Refused(head) if attempt.route_to(head.headers()).is_some() => {
+            let to = attempt.route_to(head.headers()).expect("it was there a line ago");
+            return Err(Failed::Routed(to, Source::gone()));
+        }
         Connected::Refused(head) => Opened::Refused(head.map(|answer| answer.into_proxied(attempt, lease))),
     })
 }

@@ -29,4 +29,5 @@ mod leaving;
 mod limits;
 mod pace;
 mod passing;
+mod route_to;
 mod tls;

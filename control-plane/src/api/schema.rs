@@ -18,6 +18,9 @@ pub(crate) struct PoolSpec {
     /// Look after the endpoints. Left out: all count as up.
     health: Option<HealthSpec>,
     hold: Option<HoldSpec>,
+    /// Its endpoints may answer `tidelock-route-to: node=NAME` or `key=KEY`, and the request is sent
+    /// there: false.
+    route_to: Option<bool>,
 }
 
 /// What becomes of requests while no endpoint may be used, or none can be reached.
@@ -176,6 +179,8 @@ pub(crate) struct EndpointSpec {
     weight: Option<u32>,
     /// The deployed version of the app.
     revision: Option<String>,
+    /// What the app there calls itself, like `app@10.0.3.7`.
+    node: Option<String>,
 }
 
 /// Which requests go to which pool, and what keeps a session together.
@@ -276,7 +281,7 @@ mod tests {
         let tls = json!({"authorities": "PEM", "server_name": "a.b", "verify": "none"});
         let health = json!({"check": {"kind": "tcp"}, "slow_start_ms": 1});
         assert_eq!(described::<HealthSpec>(), written::<spec::HealthSpec>(health.clone()));
-        let pool = json!({"tls": tls, "limits": limits, "health": health, "hold": {"max_ms": 1}});
+        let pool = json!({"tls": tls, "limits": limits, "health": health, "hold": {"max_ms": 1}, "route_to": true});
         assert_eq!(described::<PoolSpec>(), written::<spec::PoolSpec>(pool));
         let http = json!({"kind": "http", "path": "/", "host": "a", "status": 204});
         let grpc = json!({"kind": "grpc", "service": "s"});
@@ -285,7 +290,7 @@ mod tests {
         assert_eq!(described::<EndpointTls>(), written::<spec::EndpointTls>(tls));
         assert_eq!(described::<EndpointLimits>(), written::<spec::EndpointLimits>(limits));
         assert_eq!(described::<Timeouts>(), written::<spec::Timeouts>(json!({})));
-        let endpoint = json!({"address": "a:1", "revision": "v1"});
+        let endpoint = json!({"address": "a:1", "revision": "v1", "node": "a@b"});
         assert_eq!(described::<EndpointSpec>(), written::<spec::EndpointSpec>(endpoint));
         assert_eq!(described::<HoldSpec>(), written::<spec::HoldSpec>(json!({})));
         let route = json!({"pool": "p", "host": "a.b", "expose": true, "strength": "strict"});

@@ -6,7 +6,7 @@ use serde::Serialize;
 use tidelock_core::command::DrainMode;
 use tidelock_core::id::{DrainId, EndpointId, Epoch, Name, SwitchoverId};
 use tidelock_core::pace::Pace;
-use tidelock_core::spec::{PoolSpec, RouteSpec};
+use tidelock_core::spec::{NodeName, PoolSpec, RouteSpec};
 use tidelock_core::state::DrainState;
 use utoipa::ToSchema;
 
@@ -60,6 +60,9 @@ pub(crate) struct Endpoint {
     pub(crate) weight: u32,
     #[schema(value_type = Option<String>)]
     pub(crate) revision: Option<Name>,
+    /// What the app there calls itself.
+    #[schema(value_type = Option<String>)]
+    pub(crate) node: Option<NodeName>,
     /// `active`, `draining` or `drained`.
     pub(crate) phase: &'static str,
     /// `up` or `down`, as the fleet has agreed; none in a pool without checks.

@@ -20,6 +20,51 @@ pub struct EndpointSpec {
     /// The deployed version of the app (pod-template-hash, release vsn).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<Name>,
+    /// What the app there calls itself, as an Erlang node does: `app@10.0.3.7`. Endpoints may send
+    /// requests there by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<NodeName>,
+}
+
+impl EndpointSpec {
+    /// See [`Command::level`](crate::command::Command::level).
+    pub(crate) fn level(&self) -> u32 {
+        if self.node.is_some() { 3 } else { 1 }
+    }
+}
+
+/// 1 to 255 visible ASCII characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct NodeName(Arc<str>);
+
+impl NodeName {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for NodeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let valid = (1..=255).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+        if valid { Ok(NodeName(text.into())) } else { Err(format!("{text:?} is not a node's name, like app@10.0.3.7")) }
+    }
+}
+
+impl TryFrom<String> for NodeName {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<NodeName> for String {
+    fn from(name: NodeName) -> String {
+        name.0.as_ref().to_owned()
+    }
 }
 
 /// `host:port`: an IP address (IPv6 in brackets) or a DNS name, and a port from 1 to 65535.

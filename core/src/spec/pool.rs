@@ -27,6 +27,9 @@ pub struct PoolSpec {
     pub health: Option<HealthSpec>,
     #[serde(skip_serializing_if = "HoldSpec::is_default")]
     pub hold: HoldSpec,
+    /// Its endpoints may answer that a request is another one's: see [`RouteTo`](crate::choose::RouteTo).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub route_to: bool,
 }
 
 /// A [`PoolSpec`] as it is written, whose parts may not go together.
@@ -40,14 +43,15 @@ struct Fields {
     limits: EndpointLimits,
     health: Option<HealthSpec>,
     hold: HoldSpec,
+    route_to: bool,
 }
 
 impl TryFrom<Fields> for PoolSpec {
     type Error = String;
 
     fn try_from(fields: Fields) -> Result<PoolSpec, String> {
-        let Fields { protocol, strip_content_length, timeouts, tls, limits, health, hold } = fields;
-        let spec = PoolSpec { protocol, strip_content_length, timeouts, tls, limits, health, hold };
+        let Fields { protocol, strip_content_length, timeouts, tls, limits, health, hold, route_to } = fields;
+        let spec = PoolSpec { protocol, strip_content_length, timeouts, tls, limits, health, hold, route_to };
         spec.goes_together().map(|()| spec)
     }
 }
@@ -75,10 +79,10 @@ impl PoolSpec {
             || self.tls.is_some()
             || self.health.is_some()
             || !self.limits.is_default();
-        match (self.hold.is_default(), is_new) {
-            (false, _) => 3,
-            (true, true) => 2,
-            (true, false) => 1,
+        match (self.route_to || !self.hold.is_default(), is_new) {
+            (true, _) => 3,
+            (false, true) => 2,
+            (false, false) => 1,
         }
     }
 

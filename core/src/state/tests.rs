@@ -8,7 +8,7 @@ fn name(text: &str) -> Name {
 }
 
 fn endpoint(address: &str) -> EndpointSpec {
-    EndpointSpec { address: address.parse().unwrap(), weight: Default::default(), revision: None }
+    EndpointSpec { address: address.parse().unwrap(), weight: Default::default(), revision: None, node: None }
 }
 
 fn route_to(pool: &str) -> RouteSpec {

@@ -20,9 +20,9 @@ async fn resources_have_the_shapes_of_the_contract() {
     assert_eq!(
         status["pools"][0]["endpoints"],
         json!([
-            {"name": "app-1", "id": 2, "address": "10.0.0.1:4000", "weight": 1, "revision": "v1", "phase": "active",
+            {"name": "app-1", "id": 2, "address": "10.0.0.1:4000", "weight": 1, "revision": "v1", "node": null, "phase": "active",
              "requests": 0, "websockets": 0, "event_streams": 0, "drain": null, "health": null, "by_node": []},
-            {"name": "app-2", "id": 3, "address": "10.0.0.2:4000", "weight": 2, "revision": null, "phase": "active",
+            {"name": "app-2", "id": 3, "address": "10.0.0.2:4000", "weight": 2, "revision": null, "node": null, "phase": "active",
              "requests": 3, "websockets": 0, "event_streams": 0, "drain": null, "health": null,
              "by_node": [{"node": "a", "requests": 3, "websockets": 0, "event_streams": 0}]},
         ])

@@ -154,6 +154,7 @@ impl Moment {
             address: endpoint.spec.address.to_string(),
             weight: endpoint.spec.weight.get(),
             revision: endpoint.spec.revision.clone(),
+            node: endpoint.spec.node.clone(),
             phase: endpoint.phase.name(),
             health: pool.spec.health.is_some().then(|| self.health_view(endpoint)),
             requests: sum.requests,
