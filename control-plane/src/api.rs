@@ -33,6 +33,7 @@ mod drains;
 mod endpoints;
 pub(crate) mod error;
 pub(crate) mod events;
+mod explain;
 mod extract;
 mod join;
 pub(crate) mod listener;
@@ -129,6 +130,7 @@ fn protected() -> OpenApiRouter<Context> {
         .routes(routes!(join::revoke))
         .routes(routes!(status::show))
         .routes(routes!(events::stream))
+        .routes(routes!(explain::show))
         .routes(routes!(openapi::show))
         .routes(routes!(crate::metrics::show))
 }

@@ -3,7 +3,7 @@ use std::collections::BTreeSet;
 use super::*;
 
 /// The operations of the contract.
-const OPERATIONS: [&str; 36] = [
+const OPERATIONS: [&str; 37] = [
     "get /v1/pools",
     "get /v1/pools/{pool}",
     "put /v1/pools/{pool}",
@@ -36,6 +36,7 @@ const OPERATIONS: [&str; 36] = [
     "post /v1/nodes/self/leave",
     "get /v1/status",
     "get /v1/events",
+    "get /v1/explain",
     "get /livez",
     "get /readyz",
     "get /metrics",

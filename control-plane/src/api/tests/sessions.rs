@@ -65,3 +65,35 @@ async fn pins_are_revoked_of_a_pool_or_an_endpoint() {
     assert_eq!(client.delete("/v1/pins?pool=app&endpoint=none").await.problem(404), "unknown-endpoint");
     assert_eq!(client.delete("/v1/pins").await.problem(400), "invalid-request");
 }
+
+#[tokio::test]
+async fn a_request_is_explained_by_the_table_that_decides_it() {
+    let (_node, client) = ready().await;
+    populate(&client).await;
+    let none = client.get("/v1/explain?host=nowhere.test").await.expect(200);
+    assert!(none["verdict"].as_str().unwrap().starts_with("421"), "{none}");
+    let new = client.get("/v1/explain?host=EXAMPLE.com&path=/x%3Fq=1").await.expect(200);
+    assert_eq!((&new["route"], &new["pool"], &new["placement"]), (&json!("web"), &json!("app"), &json!("new")));
+    assert_eq!(new["affinity"], json!({"kind": "cookie"}));
+    let candidate = json!({"endpoint": "app-1", "phase": "active", "health": "up",
+        "takes_new_sessions": true, "takes_pinned_sessions": true});
+    assert_eq!(new["endpoints"][0], candidate);
+    assert_eq!(new["nodes"][0]["node"], "a");
+    // A cookie that this fleet did not give is no pin.
+    let strange = client.get("/v1/explain?host=example.com&cookie=tidelock%3Dxyz").await.expect(200);
+    assert_eq!((&strange["pin"], &strange["placement"]), (&json!(null), &json!("new")));
+    let keyed = r#"{"pool":"app","host":"example.com","affinity":{"kind":"header","name":"x-user"}}"#;
+    client.put("/v1/routes/web", keyed).await.expect(200);
+    let path = "/v1/explain?host=example.com&header=X-User:%207";
+    let first = client.get(path).await.expect(200);
+    assert_eq!((&first["placement"], &first["endpoint"]), (&json!("key"), &client.get(path).await.json()["endpoint"]));
+    for endpoint in ["app-1", "app-2"] {
+        client.post(&format!("/v1/pools/app/endpoints/{endpoint}/drain"), "").await.expect(200);
+    }
+    let nowhere = client.get(path).await.expect(200);
+    assert_eq!((&nowhere["endpoint"], &nowhere["placement"]), (&json!(null), &json!(null)));
+    assert!(nowhere["verdict"].as_str().unwrap().contains("2000 ms, then 503"), "{nowhere}");
+    for bad in ["", "?host=a&path=x", "?host=a&header=x", "?host=a&client=b", "?host=a&what=b"] {
+        assert_eq!(client.get(&format!("/v1/explain{bad}")).await.problem(400), "invalid-request", "{bad}");
+    }
+}
