@@ -3,6 +3,7 @@
 //! Two-phase commit is on: a double crash can otherwise roll redb back to before a commit that was
 //! acknowledged (its changelog of 4.2.0). The file is locked by redb while it is open.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
 
@@ -36,20 +37,35 @@ impl fmt::Debug for RedbStore {
 }
 
 impl RedbStore {
-    /// Opens or creates the log `raft.redb` in `directory`.
+    /// Opens the log `raft.redb` in `directory`, or creates it.
     ///
     /// `node` is used when the log is created, else the stored id is kept; `None` mints a random one.
     pub fn open(directory: &Path, node: Option<u64>) -> Result<Self, StoreError> {
         let path = directory.join("raft.redb");
-        fs::create_dir_all(directory).map_err(|e| StoreError::open(&path, redb::Error::Io(e)))?;
-        let database =
-            Database::builder().set_cache_size(CACHE_BYTES).create(&path).map_err(|e| StoreError::open(&path, e))?;
+        let failed = |error| StoreError::open(&path, redb::Error::Io(error));
+        fs::create_dir_all(directory).map_err(failed)?;
+        let mut builder = Database::builder();
+        // Every page is read and checked, since redb may panic later on one that is damaged. The file is small.
+        builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+        if path.try_exists().map_err(failed)? {
+            let database = builder.open(&path).map_err(|e| StoreError::open(&path, e))?;
+            let mut store = Self { database, path, node: 0 };
+            store.node = store.stored_id()?;
+            return Ok(store);
+        }
+        // It gets its name when its id is in it: redb takes an empty file for a new one, and a log that was
+        // cut to nothing must not begin another life of this node.
+        let begun = directory.join("raft.redb.new");
+        match fs::remove_file(&begun) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
+        }
+        let database = builder.create(&begun).map_err(|e| StoreError::open(&begun, e))?;
+        let mut store = Self { database, path: path.clone(), node: node.unwrap_or_else(mint) };
+        store.identify()?;
+        fs::rename(&begun, &path).map_err(failed)?;
         // The name of a new file is durable only with its directory.
-        fs::File::open(directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(|e| StoreError::open(&path, redb::Error::Io(e)))?;
-        let mut store = Self { database, path, node: 0 };
-        store.node = store.identify(node)?;
+        fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         Ok(store)
     }
 
@@ -58,25 +74,27 @@ impl RedbStore {
         self.node
     }
 
-    /// Checks the format and reads the node's id, or writes both into a new file.
-    fn identify(&self, node: Option<u64>) -> Result<u64, StoreError> {
+    /// Checks the format and reads the node's id.
+    fn stored_id(&self) -> Result<u64, StoreError> {
+        let transaction = self.database.begin_read().map_err(read_error)?;
+        let meta = transaction.open_table(META).map_err(read_error)?;
+        match meta_record::<u32>(&meta, "format")? {
+            Some(FORMAT) => meta_record(&meta, "node")?.ok_or_else(|| StoreError::corrupt("no node id")),
+            Some(found) => Err(StoreError::Format { path: self.path.clone(), found, expected: FORMAT }),
+            None => Err(StoreError::corrupt("no format")),
+        }
+    }
+
+    /// Writes the format and the node's id into a new file.
+    fn identify(&mut self) -> Result<(), StoreError> {
         let transaction = self.begin()?;
-        let id = {
+        {
             let mut meta = transaction.open_table(META).map_err(write_error)?;
             transaction.open_table(LOG).map_err(write_error)?;
-            match meta_record::<u32>(&meta, "format")? {
-                Some(FORMAT) => meta_record(&meta, "node")?.ok_or_else(|| StoreError::corrupt("no node id"))?,
-                Some(found) => return Err(StoreError::Format { path: self.path.clone(), found, expected: FORMAT }),
-                None => {
-                    let id = node.unwrap_or_else(mint);
-                    put(&mut meta, "format", &FORMAT)?;
-                    put(&mut meta, "node", &id)?;
-                    id
-                }
-            }
-        };
-        transaction.commit().map_err(write_error)?;
-        Ok(id)
+            put(&mut meta, "format", &FORMAT)?;
+            put(&mut meta, "node", &self.node)?;
+        }
+        transaction.commit().map_err(write_error)
     }
 
     fn begin(&self) -> Result<WriteTransaction, StoreError> {

@@ -202,6 +202,27 @@ fn a_cut_record_is_refused() {
 }
 
 #[test]
+fn a_file_that_was_cut_short_is_refused_and_never_a_new_log() {
+    for length in [0, 1, 100, 4_096, 20_000] {
+        let directory = written();
+        let file = std::fs::File::options().write(true).open(directory.0.join("raft.redb")).unwrap();
+        file.set_len(length).unwrap();
+        let error = RedbStore::open(&directory.0, None).expect_err("it is refused");
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{length}: {error}");
+    }
+}
+
+#[test]
+fn a_log_whose_making_was_cut_short_is_made_again() {
+    let directory = Directory::new();
+    std::fs::create_dir_all(&directory.0).unwrap();
+    std::fs::write(directory.0.join("raft.redb.new"), b"half").unwrap();
+    let id = RedbStore::open(&directory.0, Some(7)).unwrap().node_id();
+    assert_eq!(id, 7);
+    assert!(!directory.0.join("raft.redb.new").exists());
+}
+
+#[test]
 fn a_newer_format_is_refused_by_its_number() {
     let directory = written();
     damage(&directory, |record| *record = seal(b"format", &9u32), "format");
