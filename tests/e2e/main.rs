@@ -5,10 +5,15 @@
 
 mod bad_input;
 mod browser;
+mod clocks;
+mod crashes;
+mod disks;
 mod drains;
 mod elixir;
 mod fleet;
 mod health;
 mod membership;
+mod partitions;
+mod restarts;
 mod sessions;
 mod support;
