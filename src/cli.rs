@@ -8,6 +8,7 @@ pub(crate) mod client;
 mod drain;
 mod duration;
 mod endpoint;
+mod explain;
 mod node;
 mod output;
 mod pool;
@@ -149,6 +150,15 @@ Example, in a pod's spec (terminationGracePeriodSeconds: 60):
     Node(node::Command),
     /// Make one survivor of a lost majority a fleet of one; without --confirm it only says what it would do
     Recover(recover::Options),
+    /// Where a request would go, and why
+    #[command(after_help = "\
+The decision is the data plane's own, by the table of the node that is asked; nodes with another epoch are named.
+
+Examples:
+  tidelock explain example.com/cart
+  tidelock explain example.com/live --cookie tidelock=AQEx...
+  tidelock explain api.example.com --header x-user:7")]
+    Explain(explain::Options),
     /// The fleet at a glance
     #[command(after_help = "Example:\n  tidelock status --json | jq .leader")]
     Status(status::StatusOptions),
@@ -270,6 +280,7 @@ async fn ask(command: Command, mut api: Api) -> anyhow::Result<Outcome> {
         Command::Route(command) => route::run(command, api).await,
         Command::Drain(command) => drain::run(command, api).await,
         Command::Switchover(command) => switchover::run(command, api).await,
+        Command::Explain(options) => explain::run(options, api).await,
         Command::Prestop(options) => prestop::run(options, api).await,
         Command::Keys(command) => sessions::keys(command, api).await,
         Command::Pins(command) => sessions::pins(command, api).await,

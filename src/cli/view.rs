@@ -191,6 +191,41 @@ pub(super) struct Switchover {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
+pub(super) struct Explanation {
+    pub(super) verdict: String,
+    pub(super) route: Option<String>,
+    pub(super) placement: Option<String>,
+    pub(super) pin: Option<Pin>,
+    pub(super) endpoints: Vec<Candidate>,
+    pub(super) nodes: Vec<DecidesAt>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Pin {
+    pub(super) endpoint: Option<String>,
+    pub(super) revoked: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Candidate {
+    pub(super) endpoint: String,
+    pub(super) phase: String,
+    pub(super) health: String,
+    pub(super) takes_new_sessions: bool,
+    pub(super) takes_pinned_sessions: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct DecidesAt {
+    pub(super) node: String,
+    pub(super) same: Option<bool>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
 pub(super) struct Prestop {
     pub(super) safe: bool,
     pub(super) drains: Vec<Drain>,

@@ -118,7 +118,7 @@ async fn cowboy_keeps_its_sessions_and_sees_aborts_as_resets() {
 
     // A drain: the WebSocket goes on, the session moves, and then the node may stop.
     let home = home.as_str().expect("a name").to_owned();
-    let drain = node.api.drain("beam", &home, json!({})).await;
+    let drain = node.api.drain("beam", &home, json!({ "pace": 0 })).await;
     let moved = h2.get("/counter?sid=s1", &pin).await.expect("an answer");
     assert_ne!(moved.json()["endpoint"], json!(home));
     assert_eq!(moved.header("tidelock-affinity"), Some("moved:draining"));

@@ -5,12 +5,17 @@
 
 mod bad_input;
 mod browser;
+mod clocks;
+mod crashes;
+mod disks;
 mod drains;
 mod elixir;
 mod fleet;
 mod gaps;
 mod health;
 mod membership;
+mod partitions;
+mod restarts;
 mod sessions;
 mod support;
 mod switchovers;

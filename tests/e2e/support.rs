@@ -1,11 +1,14 @@
 //! What the stories are told with.
 
 pub(crate) mod api;
+pub(crate) mod disk;
 pub(crate) mod fleet;
 pub(crate) mod http;
+pub(crate) mod network;
 pub(crate) mod process;
 pub(crate) mod traffic;
 pub(crate) mod websocket;
+pub(crate) mod writes;
 
 use std::time::{Duration, Instant};
 

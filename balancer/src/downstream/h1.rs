@@ -6,6 +6,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::request::Parts;
 use http::{Method, Response, StatusCode, Version, header};
@@ -31,6 +32,12 @@ use crate::worker::Worker;
 /// Bytes of the next request that are read while the one before it is being answered: enough to
 /// notice that the client has gone.
 const AHEAD: usize = 4 * 1024;
+
+/// How long a connection without a request stays when the node leaves. HTTP/1.1 has no GOAWAY: a request
+/// that meets the close on its way has failed for a client that may not repeat it, so the next response says
+/// `connection: close` instead. 1 s: whoever uses a connection all the time has used it by then; one
+/// that is quiet for longer is seldom used in the moment of its end.
+const PARTING: Duration = Duration::from_secs(1);
 
 pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>) {
     let mut connection = Connection {
@@ -105,6 +112,7 @@ impl Connection {
         let head_limit = self.worker.config.timeouts.request_head;
         // From the first pause within a head to its end, however slowly its bytes drip (H13).
         let mut head_timer: Option<Pin<Box<Sleep>>> = None;
+        let mut parting: Option<Pin<Box<Sleep>>> = None;
         self.idle.moved();
         poll_fn(|cx| {
             let wire = &mut self.incoming.borrow_mut().wire;
@@ -125,7 +133,8 @@ impl Connection {
                 return timer.as_mut().poll(cx).map(|()| Next::Refused(Reason::SlowRequest));
             }
             if Pin::new(&mut self.leaving).poll(cx).is_ready() {
-                return Poll::Ready(Next::End);
+                let timer = parting.get_or_insert_with(|| Box::pin(sleep(PARTING)));
+                return timer.as_mut().poll(cx).map(|()| Next::End);
             }
             self.idle.poll(cx).map(|()| Next::End)
         })

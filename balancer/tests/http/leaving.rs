@@ -103,6 +103,28 @@ async fn what_is_stuck_is_cut_at_the_deadline() {
     assert_ne!(client.response(stream).await.ended(), Ended::Whole);
 }
 
+/// HTTP/1.1 has no word for "no more requests" but a response's `connection: close`.
+#[tokio::test]
+async fn a_kept_connection_is_told_by_its_next_response() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut kept = fleet.h1().await;
+    kept.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let first = upstream.expect_request().await.stream;
+    upstream.respond(first, "200", b"fine").await;
+    kept.response().await;
+
+    fleet.balancer.leave();
+    fleet.reported(|report| report.leaving).await;
+    kept.get("/").await;
+    let next = upstream.expect_request().await.stream;
+    upstream.respond(next, "200", b"fine").await;
+    let (head, body) = kept.response().await;
+    assert_eq!((head.field("connection"), &body[..]), (Some("close"), &b"fine"[..]));
+    assert!(fleet.balancer.end(LONG).await);
+}
+
 /// Nothing that only waits keeps the process: idle connections to endpoints, removed ones too,
 /// and drains whose deadline is far away.
 #[tokio::test]

@@ -8,9 +8,11 @@
 //!
 //! The membership is stored inside the snapshot only: changes after it are replayed from the log.
 
+mod count;
 pub mod memory;
 pub mod redb;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use ::redb as redb_crate;
@@ -90,11 +92,14 @@ pub enum StoreError {
     #[error("the Raft log {} was written in format {found}, this version reads format {expected}", path.display())]
     Format { path: PathBuf, found: u32, expected: u32 },
     #[error(
-        "the Raft log is damaged ({what}). This node cannot take part safely any more: stop it, remove its id \
+        "the Raft log raft.redb is damaged ({what}). This node cannot take part safely any more: stop it, remove its id \
          from the fleet, delete its data directory and add it again as a new node"
     )]
     Corrupt { what: String },
-    #[error("cannot write the Raft log: {0}")]
+    #[error(
+        "cannot write the Raft log raft.redb: {0}. Nothing that was acknowledged is lost: make room on the disk of the \
+         data directory, or see what is wrong with it, and start this node again"
+    )]
     Write(#[source] Box<redb_crate::Error>),
     #[error("cannot read the Raft log: {0}")]
     Read(#[source] Box<redb_crate::Error>),
@@ -112,6 +117,13 @@ impl StoreError {
         match source.into() {
             redb_crate::Error::DatabaseAlreadyOpen => Self::Locked(path.to_owned()),
             redb_crate::Error::Corrupted(what) => Self::corrupt(what),
+            // Other than our own format, redb's is the same since the first release: this is damage.
+            source @ redb_crate::Error::UpgradeRequired(_) => Self::corrupt(source.to_string()),
+            redb_crate::Error::Io(source)
+                if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+            {
+                Self::corrupt(source.to_string())
+            }
             source => Self::Open { path: path.to_owned(), source: Box::new(source) },
         }
     }

@@ -1,18 +1,21 @@
 //! Three nodes and three endpoints, each a process, on ports of their own.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::api::Api;
+use super::api::{Api, TOKEN};
 use super::eventually;
+use super::network::{ENDPOINTS, Network};
 use super::process::{Folder, Process, free_port};
 
 pub(crate) struct Fleet {
     pub(crate) nodes: Vec<Node>,
     pub(crate) endpoints: Vec<Endpoint>,
+    /// None: everything is on the loopback interface.
+    network: Option<Network>,
     folder: Folder,
 }
 
@@ -23,8 +26,11 @@ pub(crate) struct Node {
     pub(crate) api: Api,
     /// None while it is down.
     pub(crate) process: Option<Process>,
+    /// The command that starts it elsewhere: in its namespaces, in another time.
+    pub(crate) enter: Vec<String>,
+    pub(crate) data: PathBuf,
     config: PathBuf,
-    log: PathBuf,
+    pub(crate) log: PathBuf,
 }
 
 pub(crate) struct Endpoint {
@@ -35,48 +41,87 @@ pub(crate) struct Endpoint {
 
 pub(crate) const READY: Duration = Duration::from_secs(30);
 
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
-
 impl Fleet {
     /// Nodes that have found each other and elected a leader.
     pub(crate) async fn start(nodes: usize) -> Fleet {
-        let folder = Folder::new();
-        let peers: Vec<SocketAddr> = (0..nodes).map(|_| local(free_port())).collect();
-        std::fs::write(folder.path().join("secret"), [b's'; 48]).expect("the secret is written");
-        let mut fleet = Fleet { nodes: Vec::new(), endpoints: Vec::new(), folder };
-        for (i, peer) in peers.iter().enumerate() {
-            let mut node = fleet.configure(i, *peer, &peers);
-            node.start();
-            fleet.nodes.push(node);
-        }
-        fleet.until_led().await;
+        let mut fleet = Fleet::configured(nodes, None);
+        fleet.start_all().await;
+        fleet
+    }
+
+    /// The same with the nodes in the namespaces of a network.
+    pub(crate) async fn start_in(network: Network) -> Fleet {
+        let mut fleet = Fleet::configured(network.size(), Some(network));
+        fleet.start_all().await;
         fleet
     }
 
     /// With three demo endpoints in pool `demo`, and a route for every host.
     pub(crate) async fn with_demo(nodes: usize, affinity: Value) -> Fleet {
         let mut fleet = Fleet::start(nodes).await;
-        for i in 1..=3 {
-            fleet.add_endpoint(&format!("app-{i}")).await;
+        fleet.add_demo(affinity).await;
+        fleet
+    }
+
+    pub(crate) async fn with_demo_in(network: Network) -> Fleet {
+        let mut fleet = Fleet::start_in(network).await;
+        fleet.add_demo(json!({ "kind": "cookie" })).await;
+        fleet
+    }
+
+    /// Nodes that have not been started yet.
+    pub(crate) fn configured(nodes: usize, network: Option<Network>) -> Fleet {
+        let folder = Folder::new();
+        std::fs::write(folder.path().join("secret"), [b's'; 48]).expect("the secret is written");
+        std::fs::write(folder.path().join("token"), TOKEN).expect("the token is written");
+        let mut fleet = Fleet { nodes: Vec::new(), endpoints: Vec::new(), network, folder };
+        let peers: Vec<SocketAddr> = (0..nodes).map(|i| fleet.free_address(i)).collect();
+        for (i, peer) in peers.iter().enumerate() {
+            let node = fleet.configure(i, *peer, &peers);
+            fleet.nodes.push(node);
         }
-        let api = fleet.nodes[0].api;
+        fleet
+    }
+
+    pub(crate) async fn start_all(&mut self) {
+        self.nodes.iter_mut().for_each(Node::start);
+        self.until_led().await;
+    }
+
+    pub(crate) async fn add_demo(&mut self, affinity: Value) {
+        for i in 1..=3 {
+            self.add_endpoint(&format!("app-{i}")).await;
+        }
+        let api = self.nodes[0].api;
         api.put("/v1/pools/demo", json!({ "protocol": "h2c" })).await;
-        for endpoint in &fleet.endpoints {
+        for endpoint in &self.endpoints {
             let path = format!("/v1/pools/demo/endpoints/{}", endpoint.name);
             api.put(&path, json!({ "address": endpoint.address.to_string() })).await;
         }
         let route = json!({ "pool": "demo", "affinity": affinity, "expose": true });
         let last = api.put("/v1/routes/demo", route).await;
-        fleet.until_epoch(last["epoch"].as_u64().expect("an epoch")).await;
-        fleet
+        self.until_epoch(last["epoch"].as_u64().expect("an epoch")).await;
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        self.network.as_ref().expect("a fleet in a network")
+    }
+
+    /// An address for node `i` to listen on.
+    fn free_address(&self, i: usize) -> SocketAddr {
+        let host = self.network.as_ref().map_or(Ipv4Addr::LOCALHOST.into(), |network| network.address(i));
+        (host, free_port()).into()
     }
 
     fn configure(&self, i: usize, peer: SocketAddr, peers: &[SocketAddr]) -> Node {
         let name = ["a", "b", "c", "d", "e"][i].to_owned();
-        let (http, admin) = (local(free_port()), local(free_port()));
+        let (http, admin) = (self.free_address(i), self.free_address(i));
         let folder = self.folder.path();
+        let data = folder.join(&name);
+        // Only one that can be reached from elsewhere needs it, and browsers come without.
+        let token =
+            self.network.as_ref().map(|_| format!("token_file = {:?}", folder.join("token").display().to_string()));
+        let token = token.unwrap_or_default();
         let founders: Vec<String> = peers.iter().map(|peer| format!("{:?}", peer.to_string())).collect();
         let toml = format!(
             r#"
@@ -93,6 +138,7 @@ secret_file = "{secret}"
 
 [admin]
 listen = "{admin}"
+{token}
 
 [access_log]
 format = "json"
@@ -104,21 +150,22 @@ deadline_ms = 20000
 [[listeners]]
 address = "{http}"
 "#,
-            data = folder.join(&name).display(),
+            data = data.display(),
             secret = folder.join("secret").display(),
             founders = founders.join(", "),
         );
         let config = folder.join(format!("{name}.toml"));
         std::fs::write(&config, toml).expect("the configuration is written");
         let log = folder.join(format!("{name}.log"));
-        Node { name, http, peer, api: Api(admin), process: None, config, log }
+        let enter = self.network.as_ref().map(|network| network.enter(i)).unwrap_or_default();
+        Node { name, http, peer, api: Api(admin), process: None, enter, data, config, log }
     }
 
     /// Starts one more node, which knows the others and shows `token` if it has one.
     pub(crate) fn join(&mut self, token: Option<&str>) {
         let i = self.nodes.len();
         let peers: Vec<SocketAddr> = self.nodes.iter().map(|node| node.peer).collect();
-        let mut node = self.configure(i, local(free_port()), &peers);
+        let mut node = self.configure(i, self.free_address(i), &peers);
         let toml = std::fs::read_to_string(&node.config).expect("it was written");
         let mut toml = toml.replace("founders = [", "join = [");
         if let Some(token) = token {
@@ -134,7 +181,7 @@ address = "{http}"
 
     /// What `tidelock recover` says about the node's data directory.
     pub(crate) async fn recover(&self, i: usize, confirm: Option<&str>) -> String {
-        let data = self.folder.path().join(&self.nodes[i].name);
+        let data = &self.nodes[i].data;
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_tidelock"));
         command.arg("recover").arg("--data-dir").arg(data);
         if let Some(id) = confirm {
@@ -147,11 +194,12 @@ address = "{http}"
     /// Empties the data directory of a node that is down: it comes back as a stranger.
     pub(crate) fn wipe(&self, i: usize) {
         assert!(self.nodes[i].process.is_none(), "it runs");
-        std::fs::remove_dir_all(self.folder.path().join(&self.nodes[i].name)).expect("it had a data directory");
+        std::fs::remove_dir_all(&self.nodes[i].data).expect("it had a data directory");
     }
 
     pub(crate) async fn add_endpoint(&mut self, name: &str) {
-        let address = local(free_port());
+        let host = self.network.as_ref().map_or(Ipv4Addr::LOCALHOST, |_| ENDPOINTS);
+        let address = SocketAddr::from((host, free_port()));
         let listen = address.to_string();
         let log = self.folder.path().join(format!("{name}.log"));
         let process = Process::tidelock(&["demo-endpoint", "--listen", &listen, "--name", name], log);
@@ -214,7 +262,7 @@ address = "{http}"
 impl Node {
     pub(crate) fn start(&mut self) {
         let config = self.config.display().to_string();
-        self.process = Some(Process::tidelock(&["serve", "--config", &config], self.log.clone()));
+        self.process = Some(Process::tidelock_within(&self.enter, &["serve", "--config", &config], self.log.clone()));
     }
 
     pub(crate) fn kill(&mut self) {
@@ -237,6 +285,14 @@ impl Node {
     /// Its admin API answers, whatever it says.
     pub(crate) async fn until_ready_or_not(&self) {
         eventually("an answer", READY, async || self.api.send(http::Method::GET, "/livez", None).await.ok()).await;
+    }
+
+    /// One number of its metrics.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let answer = self.api.send(http::Method::GET, "/metrics", None).await.expect("the metrics");
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        let line = text.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {name} in {text}"))
     }
 
     pub(crate) async fn until_ready(&self) {

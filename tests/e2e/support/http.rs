@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use h2::SendStream;
+use h2::client::ResponseFuture;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
@@ -66,6 +68,31 @@ pub(crate) async fn h1(address: SocketAddr, request: Request<Bytes>) -> Result<A
     tokio::time::timeout(LIMIT, exchange).await?
 }
 
+/// An HTTP/1.1 connection that is kept while the node keeps it.
+pub(crate) struct H1 {
+    send: hyper::client::conn::http1::SendRequest<Full<Bytes>>,
+}
+
+impl H1 {
+    pub(crate) async fn connect(address: SocketAddr) -> Result<H1, NotWhole> {
+        let stream = TcpStream::connect(address).await?;
+        let (send, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(H1 { send })
+    }
+
+    /// A whole response, or None when the connection is closed already: nothing was sent then.
+    pub(crate) async fn get_if_open(&mut self, path: &str) -> Option<Result<Answer, NotWhole>> {
+        self.send.ready().await.ok()?;
+        let exchange = async {
+            let (head, body) = self.send.send_request(get(path, "").map(Full::new)).await?.into_parts();
+            let body = body.collect().await?.to_bytes();
+            Ok(Answer { status: head.status, headers: head.headers, body })
+        };
+        Some(tokio::time::timeout(LIMIT, exchange).await.unwrap_or_else(|late| Err(late.into())))
+    }
+}
+
 /// An HTTP/2 connection by prior knowledge.
 #[derive(Clone)]
 pub(crate) struct H2 {
@@ -99,40 +126,25 @@ impl H2 {
         Ok(Opened { answer: Answer { status: head.status, headers: head.headers, body: Bytes::new() }, body })
     }
 
+    /// The same, or None when the connection takes no more requests, because it was told to go:
+    /// nothing was sent then.
+    pub(crate) async fn get_if_open(&self, path: &str, cookie: &str) -> Option<Result<Answer, NotWhole>> {
+        let ((response, stream), body) = self.begin(get(path, cookie)).await.ok()?;
+        let finish = finish(response, stream, body, usize::MAX);
+        Some(tokio::time::timeout(LIMIT, finish).await.unwrap_or_else(|late| Err(late.into())))
+    }
+
     async fn run(&self, request: Request<Bytes>, piece: usize) -> Result<Answer, NotWhole> {
-        let (head, mut body) = at_host(request)?.into_parts();
+        let ((response, stream), body) = self.begin(request).await?;
+        finish(response, stream, body, piece).await
+    }
+
+    /// Sends the head.
+    async fn begin(&self, request: Request<Bytes>) -> Result<((ResponseFuture, SendStream<Bytes>), Bytes), NotWhole> {
+        let (head, body) = at_host(request)?.into_parts();
         let mut send = self.send.clone().ready().await?;
         let end = body.is_empty();
-        let (response, mut stream) = send.send_request(Request::from_parts(head, ()), end)?;
-        let upload = async {
-            while !body.is_empty() {
-                stream.reserve_capacity(body.len().min(piece));
-                let room = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
-                    Some(Ok(room)) => room,
-                    // The response says why no more is wanted.
-                    Some(Err(_)) | None => return,
-                };
-                let data = body.split_to(room.min(piece).min(body.len()));
-                if stream.send_data(data, body.is_empty()).is_err() {
-                    return;
-                }
-            }
-        };
-        let download = async {
-            let (head, mut stream) = response.await?.into_parts();
-            let mut body = BytesMut::new();
-            while let Some(data) = stream.data().await {
-                let data = data?;
-                stream.flow_control().release_capacity(data.len())?;
-                body.extend_from_slice(&data);
-            }
-            if !stream.is_end_stream() {
-                return Err(NotWhole("the body stopped without END_STREAM".into()));
-            }
-            Ok(Answer { status: head.status, headers: head.headers, body: body.freeze() })
-        };
-        let ((), answer) = tokio::join!(upload, download);
-        answer
+        Ok((send.send_request(Request::from_parts(head, ()), end)?, body))
     }
 }
 
@@ -174,6 +186,43 @@ impl Opened {
             None => Err(NotWhole("the body stopped without END_STREAM".into())),
         }
     }
+}
+
+async fn finish(
+    response: ResponseFuture,
+    mut stream: SendStream<Bytes>,
+    mut body: Bytes,
+    piece: usize,
+) -> Result<Answer, NotWhole> {
+    let upload = async {
+        while !body.is_empty() {
+            stream.reserve_capacity(body.len().min(piece));
+            let room = match std::future::poll_fn(|cx| stream.poll_capacity(cx)).await {
+                Some(Ok(room)) => room,
+                // The response says why no more is wanted.
+                Some(Err(_)) | None => return,
+            };
+            let data = body.split_to(room.min(piece).min(body.len()));
+            if stream.send_data(data, body.is_empty()).is_err() {
+                return;
+            }
+        }
+    };
+    let download = async {
+        let (head, mut stream) = response.await?.into_parts();
+        let mut body = BytesMut::new();
+        while let Some(data) = stream.data().await {
+            let data = data?;
+            stream.flow_control().release_capacity(data.len())?;
+            body.extend_from_slice(&data);
+        }
+        if !stream.is_end_stream() {
+            return Err(NotWhole("the body stopped without END_STREAM".into()));
+        }
+        Ok(Answer { status: head.status, headers: head.headers, body: body.freeze() })
+    };
+    let ((), answer) = tokio::join!(upload, download);
+    answer
 }
 
 pub(crate) fn get(path: &str, cookie: &str) -> Request<Bytes> {

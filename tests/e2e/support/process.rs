@@ -57,8 +57,14 @@ pub(crate) struct Process {
 impl Process {
     /// Starts `tidelock` with `arguments`, its output in `log`.
     pub(crate) fn tidelock(arguments: &[&str], log: PathBuf) -> Process {
-        let mut command = Command::new(BINARY);
-        command.args(arguments).arg("--exit-with-parent");
+        Process::tidelock_within(&[], arguments, log)
+    }
+
+    /// The same through the command `enter`, which becomes `tidelock`.
+    pub(crate) fn tidelock_within(enter: &[String], arguments: &[&str], log: PathBuf) -> Process {
+        let mut words = enter.iter().map(String::as_str).chain([BINARY]);
+        let mut command = Command::new(words.next().expect("at least the binary"));
+        command.args(words).args(arguments).arg("--exit-with-parent");
         Process::start(command, log)
     }
 
@@ -80,10 +86,15 @@ impl Process {
         let _ = self.child.wait();
     }
 
+    /// How it has ended, if it has.
+    pub(crate) fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the child can be waited for")
+    }
+
     pub(crate) fn wait(&mut self, limit: Duration) -> ExitStatus {
         let end = Instant::now() + limit;
         loop {
-            if let Some(status) = self.child.try_wait().expect("the child can be waited for") {
+            if let Some(status) = self.ended() {
                 return status;
             }
             assert!(Instant::now() < end, "the process did not end:\n{}", self.log());

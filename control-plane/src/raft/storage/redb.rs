@@ -6,6 +6,7 @@
 //! ways. The loss after a double crash (changelog of 4.2.0) is mended, and `torn` holds redb to it. The file
 //! is locked by redb while it is open.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::{fmt, fs};
@@ -16,6 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::super::wire::{WireEntry, WireSnapshot};
+use super::count::Count;
 use super::{Loaded, LogStart, Position, Store, StoreError, WireHardState, Write, seal, unseal};
 
 const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -31,6 +33,10 @@ pub struct RedbStore {
     database: Database,
     path: PathBuf,
     node: u64,
+    /// Writes so far.
+    commits: u64,
+    /// None where the log is not in a directory.
+    count: Option<Count>,
 }
 
 impl fmt::Debug for RedbStore {
@@ -40,28 +46,40 @@ impl fmt::Debug for RedbStore {
 }
 
 impl RedbStore {
-    /// Opens or creates the log `raft.redb` in `directory`.
+    /// Opens the log `raft.redb` in `directory`, or creates it.
     ///
     /// `node` is used when the log is created, else the stored id is kept; `None` mints a random one.
     pub fn open(directory: &Path, node: Option<u64>) -> Result<Self, StoreError> {
         let path = directory.join("raft.redb");
         let failed = |error| StoreError::open(&path, redb::Error::Io(error));
         fs::create_dir_all(directory).map_err(failed)?;
-        // A file that was not whole when the power failed would never open again, so it gets its name
-        // when it is. The lock goes with the file.
-        let is_new = !path.exists();
-        let at = if is_new { directory.join("raft.redb.new") } else { path.clone() };
-        if is_new && at.exists() {
-            fs::remove_file(&at).map_err(failed)?;
+        if path.try_exists().map_err(failed)? {
+            let mut store = whole(|| {
+                let database = builder().open(&path).map_err(|e| StoreError::open(&path, e))?;
+                Self::known(database, path.clone())
+            })?;
+            let (count, commits) = Count::open(directory).map_err(failed)?;
+            if commits > store.commits {
+                let gone = commits - store.commits;
+                return Err(StoreError::corrupt(format!("its last {gone} writes, which were whole, are not")));
+            }
+            store.count = Some(count);
+            return Ok(store);
         }
-        let store = whole(|| {
-            let database = builder().create(&at).map_err(|e| StoreError::open(&path, e))?;
-            Self::begun(database, path.clone(), node)
-        })?;
-        if is_new {
-            fs::rename(&at, &path).map_err(failed)?;
+        // It gets its name when its id is in it: redb takes an empty file for a new one, and a log that was
+        // cut to nothing must not begin another life of this node. The lock goes with the file.
+        let begun = directory.join("raft.redb.new");
+        match fs::remove_file(&begun) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
+            _ => {}
         }
-        // A name is durable only with its directory.
+        let database = builder().create(&begun).map_err(|e| StoreError::open(&begun, e))?;
+        let mut store = Self::begun(database, path.clone(), node)?;
+        let (count, _) = Count::open(directory).map_err(failed)?;
+        count.set(0);
+        store.count = Some(count);
+        fs::rename(&begun, &path).map_err(failed)?;
+        // The name of a new file is durable only with its directory.
         fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
         Ok(store)
     }
@@ -72,13 +90,21 @@ impl RedbStore {
         let path = PathBuf::from("a test's disk");
         whole(|| {
             let database = builder().create_with_backend(backend).map_err(|e| StoreError::open(&path, e))?;
-            Self::begun(database, path, Some(node))
+            let is_new = database.begin_read().map_err(read_error)?.list_tables().map_err(read_error)?.next().is_none();
+            if is_new { Self::begun(database, path, Some(node)) } else { Self::known(database, path) }
         })
     }
 
+    fn known(database: Database, path: PathBuf) -> Result<Self, StoreError> {
+        let mut store = Self { database, path, node: 0, commits: 0, count: None };
+        (store.node, store.commits) = store.stored()?;
+        Ok(store)
+    }
+
     fn begun(database: Database, path: PathBuf, node: Option<u64>) -> Result<Self, StoreError> {
-        let mut store = Self { database, path, node: 0 };
-        store.node = store.identify(node)?;
+        let node = node.unwrap_or_else(mint);
+        let mut store = Self { database, path, node, commits: 0, count: None };
+        store.identify()?;
         Ok(store)
     }
 
@@ -87,25 +113,30 @@ impl RedbStore {
         self.node
     }
 
-    /// Checks the format and reads the node's id, or writes both into a new file.
-    fn identify(&self, node: Option<u64>) -> Result<u64, StoreError> {
+    /// Checks the format and reads the node's id, and how often it was written.
+    fn stored(&self) -> Result<(u64, u64), StoreError> {
+        let transaction = self.database.begin_read().map_err(read_error)?;
+        let meta = transaction.open_table(META).map_err(read_error)?;
+        match meta_record::<u32>(&meta, "format")? {
+            Some(FORMAT) => {
+                let node = meta_record(&meta, "node")?.ok_or_else(|| StoreError::corrupt("no node id"))?;
+                Ok((node, meta_record(&meta, "commits")?.unwrap_or(0)))
+            }
+            Some(found) => Err(StoreError::Format { path: self.path.clone(), found, expected: FORMAT }),
+            None => Err(StoreError::corrupt("no format")),
+        }
+    }
+
+    /// Writes the format and the node's id into a new file.
+    fn identify(&mut self) -> Result<(), StoreError> {
         let transaction = self.begin()?;
-        let id = {
+        {
             let mut meta = transaction.open_table(META).map_err(write_error)?;
             transaction.open_table(LOG).map_err(write_error)?;
-            match meta_record::<u32>(&meta, "format")? {
-                Some(FORMAT) => meta_record(&meta, "node")?.ok_or_else(|| StoreError::corrupt("no node id"))?,
-                Some(found) => return Err(StoreError::Format { path: self.path.clone(), found, expected: FORMAT }),
-                None => {
-                    let id = node.unwrap_or_else(mint);
-                    put(&mut meta, "format", &FORMAT)?;
-                    put(&mut meta, "node", &id)?;
-                    id
-                }
-            }
-        };
-        transaction.commit().map_err(write_error)?;
-        Ok(id)
+            put(&mut meta, "format", &FORMAT)?;
+            put(&mut meta, "node", &self.node)?;
+        }
+        transaction.commit().map_err(write_error)
     }
 
     fn begin(&self) -> Result<WriteTransaction, StoreError> {
@@ -122,7 +153,8 @@ fn whole<T>(reading: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreE
 
 fn builder() -> redb::Builder {
     let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
+    // Every page is read and checked, since redb may panic later on one that is damaged. The file is small.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
 }
 
@@ -197,8 +229,14 @@ impl Store for RedbStore {
             if let Some(addresses) = write.addresses {
                 put(&mut meta, "addresses", &addresses)?;
             }
+            put(&mut meta, "commits", &(self.commits + 1))?;
         }
-        transaction.commit().map_err(write_error)
+        transaction.commit().map_err(write_error)?;
+        self.commits += 1;
+        if let Some(count) = &self.count {
+            count.set(self.commits);
+        }
+        Ok(())
     }
 }
 

@@ -213,6 +213,27 @@ fn a_cut_record_is_refused() {
 }
 
 #[test]
+fn a_file_that_was_cut_short_is_refused_and_never_a_new_log() {
+    for length in [0, 1, 100, 4_096, 20_000] {
+        let directory = written();
+        let file = std::fs::File::options().write(true).open(directory.0.join("raft.redb")).unwrap();
+        file.set_len(length).unwrap();
+        let error = RedbStore::open(&directory.0, None).expect_err("it is refused");
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{length}: {error}");
+    }
+}
+
+#[test]
+fn a_log_whose_making_was_cut_short_is_made_again() {
+    let directory = Directory::new();
+    std::fs::create_dir_all(&directory.0).unwrap();
+    std::fs::write(directory.0.join("raft.redb.new"), b"half").unwrap();
+    let id = RedbStore::open(&directory.0, Some(7)).unwrap().node_id();
+    assert_eq!(id, 7);
+    assert!(!directory.0.join("raft.redb.new").exists());
+}
+
+#[test]
 fn a_newer_format_is_refused_by_its_number() {
     let directory = written();
     damage(&directory, |record| *record = seal(b"format", &9u32), "format");
@@ -235,4 +256,26 @@ fn whole_records_that_contradict_each_other_are_refused() {
         contradict(&mut loaded);
         assert!(matches!(loaded.check(), Err(StoreError::Corrupt { .. })), "{name}");
     }
+}
+
+/// redb goes back to the write before, as it must where power failed in the middle of one: this one
+/// was whole.
+#[test]
+fn a_write_that_was_whole_and_is_gone_is_noticed() {
+    let directory = Directory::new();
+    let path = directory.0.join("raft.redb");
+    let mut store = RedbStore::open(&directory.0, Some(7)).unwrap();
+    store.commit(&Write { entries: &[entry(1, 1)], ..Write::default() }).unwrap();
+    drop(store);
+    let before = std::fs::read(&path).unwrap();
+    let mut store = RedbStore::open(&directory.0, None).unwrap();
+    store.commit(&Write { entries: &[entry(2, 1)], ..Write::default() }).unwrap();
+    drop(store);
+    RedbStore::open(&directory.0, None).unwrap();
+    std::fs::write(&path, before).unwrap();
+    let error = RedbStore::open(&directory.0, None).unwrap_err().to_string();
+    assert!(error.contains("its last 1 writes, which were whole, are not"), "{error}");
+    // Without its witness it cannot be told.
+    std::fs::remove_file(directory.0.join("raft.count")).unwrap();
+    RedbStore::open(&directory.0, None).unwrap();
 }
