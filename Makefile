@@ -160,8 +160,13 @@ test-lint: need-cargo ui ## clippy, warnings are errors
 	@$(say) "lint"
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 
+.PHONY: previous
+previous: need-cargo ui ## The binary of the release before, for the story of an upgrade
+	@$(say) "the release before"
+	@CARGO_TARGET_DIR="$(TARGET_DIR)" tests/previous.sh
+
 .PHONY: test-rust
-test-rust: need-cargo ui ## Rust tests, end to end ones included (they start the binary and the browser)
+test-rust: need-cargo ui previous ## Rust tests, end to end ones included (they start the binary and the browser)
 	@$(say) "Rust tests"
 	@if cargo nextest --version >/dev/null 2>&1; then \
 	  set -x; cargo nextest run --locked --workspace; \

@@ -19,3 +19,4 @@ mod restarts;
 mod sessions;
 mod support;
 mod switchovers;
+mod upgrade;

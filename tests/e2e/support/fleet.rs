@@ -1,7 +1,7 @@
 //! Three nodes and three endpoints, each a process, on ports of their own.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ pub(crate) struct Node {
     pub(crate) api: Api,
     /// None while it is down.
     pub(crate) process: Option<Process>,
+    /// None: this build's.
+    pub(crate) binary: Option<PathBuf>,
     /// The command that starts it elsewhere: in its namespaces, in another time.
     pub(crate) enter: Vec<String>,
     pub(crate) data: PathBuf,
@@ -59,6 +61,15 @@ impl Fleet {
     /// With three demo endpoints in pool `demo`, and a route for every host.
     pub(crate) async fn with_demo(nodes: usize, affinity: Value) -> Fleet {
         let mut fleet = Fleet::start(nodes).await;
+        fleet.add_demo(affinity).await;
+        fleet
+    }
+
+    /// The same of another build.
+    pub(crate) async fn with_demo_of(binary: &Path, nodes: usize, affinity: Value) -> Fleet {
+        let mut fleet = Fleet::configured(nodes, None);
+        fleet.nodes.iter_mut().for_each(|node| node.binary = Some(binary.to_owned()));
+        fleet.start_all().await;
         fleet.add_demo(affinity).await;
         fleet
     }
@@ -158,7 +169,7 @@ address = "{http}"
         std::fs::write(&config, toml).expect("the configuration is written");
         let log = folder.join(format!("{name}.log"));
         let enter = self.network.as_ref().map(|network| network.enter(i)).unwrap_or_default();
-        Node { name, http, peer, api: Api(admin), process: None, enter, data, config, log }
+        Node { name, http, peer, api: Api(admin), process: None, binary: None, enter, data, config, log }
     }
 
     /// Starts one more node, which knows the others and shows `token` if it has one.
@@ -262,7 +273,11 @@ address = "{http}"
 impl Node {
     pub(crate) fn start(&mut self) {
         let config = self.config.display().to_string();
-        self.process = Some(Process::tidelock_within(&self.enter, &["serve", "--config", &config], self.log.clone()));
+        let arguments = ["serve", "--config", &config];
+        self.process = Some(match &self.binary {
+            Some(binary) => Process::of(binary, &arguments, self.log.clone()),
+            None => Process::tidelock_within(&self.enter, &arguments, self.log.clone()),
+        });
     }
 
     pub(crate) fn kill(&mut self) {

@@ -68,6 +68,13 @@ impl Process {
         Process::start(command, log)
     }
 
+    /// Another build's.
+    pub(crate) fn of(binary: &Path, arguments: &[&str], log: PathBuf) -> Process {
+        let mut command = Command::new(binary);
+        command.args(arguments).arg("--exit-with-parent");
+        Process::start(command, log)
+    }
+
     pub(crate) fn start(mut command: Command, log: PathBuf) -> Process {
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
         let errors = file.try_clone().expect("a second handle of the log");
