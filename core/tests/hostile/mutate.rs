@@ -31,7 +31,7 @@ pub(crate) fn try_all(decoders: &[Decoder]) {
             assert!((decoder.decode)(sample).is_some(), "{}: a sample is refused: {sample:?}", decoder.name);
         }
         for case in 0..cases() {
-            let input = Damage(case).to_one_of(&decoder.samples);
+            let input = Damage(case).damaged(&decoder.samples);
             let (read, bytes) = counting::during(|| catch_unwind(AssertUnwindSafe(|| (decoder.decode)(&input))));
             let read = read.unwrap_or_else(|panic| {
                 eprintln!("{}, case {case}: {input:?}", decoder.name);
@@ -93,7 +93,7 @@ impl Damage {
         &list[self.below(list.len())]
     }
 
-    pub(crate) fn to_one_of(&mut self, samples: &[Vec<u8>]) -> Vec<u8> {
+    pub(crate) fn damaged(&mut self, samples: &[Vec<u8>]) -> Vec<u8> {
         let mut bytes = self.one_of(samples).clone();
         // Mostly one piece of damage: what is broken in many places is refused at the first.
         for _ in 0..=self.below(2) * self.below(4) {
