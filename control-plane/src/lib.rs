@@ -8,6 +8,8 @@
 mod api;
 mod apply;
 mod fleet;
+#[cfg(test)]
+mod hostile;
 mod metrics;
 mod publish;
 pub mod raft;

@@ -17,6 +17,8 @@ pub mod driver;
 pub mod exchange;
 mod founding;
 mod frame;
+#[cfg(test)]
+pub(crate) mod hostile;
 mod identity;
 mod log;
 mod logger;

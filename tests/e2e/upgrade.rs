@@ -64,7 +64,10 @@ async fn a_fleet_is_upgraded_node_by_node_while_it_serves() {
             assert_eq!(status, StatusCode::OK, "{answer}");
             if upgraded < 2 && node <= upgraded {
                 let (status, answer) = try_put(&fleet, node, "/v1/pools/new", new_spec.clone()).await;
-                assert_eq!((status, &answer["type"]), (StatusCode::CONFLICT, &json!("urn:tidelock:problem:fleet-too-old")));
+                assert_eq!(
+                    (status, &answer["type"]),
+                    (StatusCode::CONFLICT, &json!("urn:tidelock:problem:fleet-too-old"))
+                );
             }
         }
         // A drain that asks for no pace is the old one, and works in both.

@@ -14,6 +14,7 @@ mod access;
 mod client;
 mod document;
 mod draining;
+mod hostile;
 mod join;
 mod reads;
 mod refusals;

@@ -214,6 +214,6 @@ fn crc(key: &[u8], payload: &[u8]) -> u32 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 #[cfg(test)]
 mod torn;

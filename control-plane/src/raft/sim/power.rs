@@ -66,6 +66,14 @@ impl Power {
         Powered { store: self.disk.store(), power: self.clone() }
     }
 
+    /// The driver has done what there was to do: even a late write is durable now, so that it takes a loss
+    /// of power between two effects to find it.
+    pub(super) fn at_rest(&self) {
+        if std::mem::take(&mut self.state().late) > 0 {
+            self.disk.flush();
+        }
+    }
+
     /// An effect is about to happen.
     pub(super) fn effect(&self) {
         let mut state = self.state();

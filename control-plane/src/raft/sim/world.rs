@@ -328,6 +328,7 @@ impl World {
         let mut effects = Effects { power: node.power.clone(), messages: Vec::new(), answers: Vec::new() };
         let result = until_lost(|| action(driver, &mut effects).and_then(|()| driver.ready(&mut effects)));
         if let Some(Ok(())) = result {
+            effects.power.at_rest();
             let status = driver.status();
             if status.role == Role::Leader {
                 self.checker().leads(status.term, id);

@@ -9,6 +9,7 @@ use super::memory::Disk;
 use super::redb::RedbStore;
 use super::*;
 use crate::raft::membership::{self, Change, Membership};
+use crate::raft::wire::{WireEntry, WireSnapshot};
 
 struct Directory(PathBuf);
 
@@ -32,7 +33,7 @@ fn entry(index: u64, term: u64) -> Entry {
     entry
 }
 
-fn snapshot(index: u64, term: u64) -> Snapshot {
+pub(in crate::raft) fn snapshot(index: u64, term: u64) -> Snapshot {
     let mut snapshot = Snapshot { data: format!("state {index}").into_bytes().into(), ..Snapshot::default() };
     let metadata = snapshot.mut_metadata();
     (metadata.index, metadata.term) = (index, term);
@@ -44,6 +45,29 @@ fn hard_state(term: u64, vote: u64, commit: u64) -> HardState {
     let mut state = HardState::default();
     (state.term, state.vote, state.commit) = (term, vote, commit);
     state
+}
+
+type Sample = fn() -> Vec<u8>;
+type Reread = fn(&[u8]) -> Option<Vec<u8>>;
+
+/// Each kind of record without its checksum, and how it is read: with the right one, or no damage would
+/// get as far as the decoder.
+pub(in crate::raft) const RECORDS: [(&str, Sample, Reread); 6] = [
+    ("record of an entry", || payload(&WireEntry::from(&entry(5, 2))), reread::<WireEntry>),
+    ("record of a snapshot", || payload(&WireSnapshot::from(&snapshot(5, 2))), reread::<WireSnapshot>),
+    ("record of the hard state", || payload(&WireHardState::from(&hard_state(3, 2, 5))), reread::<WireHardState>),
+    ("record of a position", || payload(&Position { index: 5, term: 2 }), reread::<Position>),
+    ("record of the founders", || payload(&[1_u64, 2, 3].as_slice()), reread::<Vec<u64>>),
+    ("record of addresses", || payload(&[(2_u64, "b:7946")].as_slice()), reread::<Vec<(u64, String)>>),
+];
+
+fn payload(value: &impl Serialize) -> Vec<u8> {
+    seal(b"key", value).split_off(4)
+}
+
+fn reread<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<Vec<u8>> {
+    let record = [&crc(b"key", bytes).to_le_bytes(), bytes].concat();
+    unseal::<T>("a test", b"key", &record).ok().map(|value| payload(&value))
 }
 
 /// A step that a driver could take: always leaves a log that `check` accepts.
