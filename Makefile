@@ -163,6 +163,7 @@ test-lint: need-cargo ui ## clippy, warnings are errors
 .PHONY: previous
 previous: need-cargo ui ## The binary of the release before, for the story of an upgrade
 	@$(say) "the release before"
+	cargo build --locked --workspace --bins --tests
 	@CARGO_TARGET_DIR="$(TARGET_DIR)" tests/previous.sh
 
 .PHONY: test-rust

@@ -2,11 +2,11 @@
 # Builds the binary of the release before, for the story of an upgrade (tests/e2e/upgrade.rs): the last commit whose
 # log speaks one level less of the language (LEVEL in core/src/command.rs). Move it when LEVEL grows.
 set -euo pipefail
-commit=e2ddd55d95462b0ae610f4a161c71b9e0d9db52e
+commit=f65b6c1a0255336bf53fccb2cc25f7aa403ef2c9
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
-binary=$target/previous/tidelock
-if [ -x "$binary" ] && [ "$(cat "$target/previous/commit" 2>/dev/null)" = "$commit" ]; then
+there=$target/previous
+if [ -x "$there/tidelock" ] && [ "$(cat "$there/commit" 2>/dev/null)" = "$commit" ]; then
   echo "previous: $commit is built"
   exit 0
 fi
@@ -19,10 +19,13 @@ trap 'git worktree remove --force "$work/tree" 2>/dev/null || true; rm -rf "$wor
 git worktree add --quiet --detach "$work/tree" "$commit"
 # Embedded, and of no matter here.
 cp -r admin-ui/dist "$work/tree/admin-ui/"
-# The same target directory: what both builds depend on is compiled once.
-(cd "$work/tree" && CARGO_TARGET_DIR=$target cargo build --locked --bin tidelock)
-mkdir -p "$target/previous"
-cp "$target/debug/tidelock" "$binary"
-echo "$commit" >"$target/previous/commit"
-# Its place is the present build's.
-rm -f "$target/debug/tidelock"
+# What both builds depend on is taken from the present one. Our own crates are not: cargo knows the two apart by
+# nothing but their files' times.
+for part in deps build .fingerprint; do
+  mkdir -p "$there/build/debug/$part"
+  find "$target/debug/$part" -mindepth 1 -maxdepth 1 ! -name '*tidelock*' -exec cp -a -t "$there/build/debug/$part" {} +
+done
+(cd "$work/tree" && CARGO_TARGET_DIR=$there/build cargo build --locked --bin tidelock)
+mv "$there/build/debug/tidelock" "$there/tidelock"
+rm -rf "$there/build"
+echo "$commit" >"$there/commit"

@@ -33,7 +33,7 @@ async fn agree(fleet: &Fleet) {
             let status = node.api.get("/v1/status").await;
             let names = |list: &Value, of: &str| -> Vec<String> {
                 let entries = list.as_array().into_iter().flatten();
-                entries.filter_map(|entry| Some(format!("{of} {} {}", entry["name"], entry["spec"]))).collect()
+                entries.map(|entry| format!("{of} {} {}", entry["name"], entry["spec"])).collect()
             };
             seen.push((status["epoch"].clone(), names(&status["pools"], "pool"), names(&status["routes"], "route")));
         }
