@@ -257,6 +257,11 @@ impl Proxied {
     /// While the client takes nothing: drives the upload; ready when the client's side broke, or
     /// nothing has moved for too long (H18).
     pub(crate) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {
+        if let Some(events) = &mut self.events
+            && events.poll_blocked(cx).is_ready()
+        {
+            return Poll::Ready(Abort::Gone);
+        }
         match self.poll_upload(cx) {
             Poll::Ready(abort) => Poll::Ready(abort),
             Poll::Pending => self.idle.poll(cx).map(|()| Abort::Idle),

@@ -17,8 +17,8 @@ use tidelock_core::retry::{Failure, Verdict, verdict};
 use tidelock_core::route::{NoRoute, Route};
 use tidelock_core::spec::Affinity;
 use tidelock_core::table::PoolTable;
+use tokio::time::Instant;
 
-use self::hold::Held;
 pub(crate) use self::hold::Waiting;
 use crate::access::Access;
 use crate::headers::{self, Client, Host};
@@ -58,8 +58,10 @@ struct Tries {
     attempts: u32,
     last: Option<Failure>,
     session: Option<SessionId>,
-    /// While it waits for an endpoint.
-    held: Option<Held>,
+    /// Until when it may wait for an endpoint, once it has.
+    hold_until: Option<Instant>,
+    /// An endpoint may have worked on it.
+    worked_on: bool,
     /// Whose it is, as an endpoint has said.
     routed: Option<RouteTo>,
 }
@@ -144,12 +146,12 @@ impl Exchange {
             let now = (unix_ms() / 1000) as u32;
             let moment = Moment { now, tried: &tries.tried, session: tries.session };
             let random = &mut || worker.random();
-            let asked = Asked {
-                headers: &self.head.headers,
-                path: self.path.path(),
-                query: self.path.query(),
-                client: self.client.address,
+            let fields = &self.head.headers;
+            let client = match self.route.spec.affinity {
+                Affinity::ClientIp {} => self.client.origin(fields),
+                _ => self.client.address,
             };
+            let asked = Asked { headers: fields, path: self.path.path(), query: self.path.query(), client };
             let choice = match &tries.routed {
                 None => choose(&self.view.table, &self.route, &asked, &moment, &**pool, random),
                 Some(to) => {
@@ -191,6 +193,7 @@ impl Exchange {
         }
         let tries = &mut self.tries;
         let before = tries.last.replace(failure);
+        tries.worked_on |= !matches!(failure, Failure::Connect | Failure::Full | Failure::Unprocessed);
         let of_connection = |failure| matches!(failure, Failure::Unprocessed | Failure::Stale);
         // A GOAWAY or a kept connection's end is no failure of the endpoint: a fresh connection
         // to it, tried once, serves the session better than another endpoint would.

@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use tidelock_core::id::{EndpointId, Epoch, NodeId, PoolId};
 use tidelock_core::pace::Pace;
@@ -34,12 +34,20 @@ pub(crate) struct Registry {
     endpoints: Mutex<HashMap<EndpointId, Arc<EndpointState>>>,
     adopted: Box<[AtomicU64]>,
     waiting: Mutex<HashMap<PoolId, Arc<Waiting>>>,
+    leaves: OnceLock<Instant>,
 }
 
 impl Registry {
     pub(crate) fn new(node: NodeId, workers: usize) -> Arc<Registry> {
         let adopted = (0..workers).map(|_| AtomicU64::new(0)).collect();
-        Arc::new(Registry { node, workers, endpoints: Mutex::default(), adopted, waiting: Mutex::default() })
+        Arc::new(Registry {
+            node,
+            workers,
+            endpoints: Mutex::default(),
+            adopted,
+            waiting: Mutex::default(),
+            leaves: OnceLock::new(),
+        })
     }
 
     /// The endpoint's words; made at its first mention.
@@ -50,7 +58,10 @@ impl Registry {
 
     /// The requests that wait for an endpoint of the pool.
     pub(crate) fn waiting(&self, pool: PoolId) -> Arc<Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).entry(pool).or_default().clone()
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        // Of pools that are gone nobody holds one any more.
+        waiting.retain(|id, known| *id == pool || Arc::strong_count(known) > 1);
+        waiting.entry(pool).or_default().clone()
     }
 
     pub(crate) fn adopted(&self, worker: usize, epoch: Epoch) {
@@ -77,20 +88,26 @@ impl Registry {
         }
     }
 
-    /// This node leaves: what lasts is closed in four fifths of the time that is left, and not slower
-    /// than by default, on all endpoints together.
-    pub(crate) fn leave_within(&self, time: Duration) {
+    /// This node leaves by then.
+    pub(crate) fn leave_by(&self, end: Instant) {
+        // Said once.
+        let _ = self.leaves.set(end);
+        self.pace_leaving();
+    }
+
+    /// What lasts is closed in four fifths of the time that is left, and not slower than by default, on
+    /// all endpoints together. Again and again, since more may have begun meanwhile.
+    fn pace_leaving(&self) {
+        let Some(end) = self.leaves.get() else { return };
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
-        let lasting: Vec<(u64, &Arc<EndpointState>)> =
-            endpoints.values().map(|state| (state.counts().lasting(), state)).collect();
-        let total: u64 = lasting.iter().map(|(count, _)| count).sum();
-        if total == 0 {
-            return;
-        }
-        let millis = u64::try_from(time.as_millis() * 4 / 5).unwrap_or(u64::MAX).max(1);
+        let lasting = |state: &EndpointState| state.counts().lasting().max(1);
+        let total: u64 = endpoints.values().map(|state| lasting(state)).sum();
+        let left = end.saturating_duration_since(Instant::now());
+        let millis = u64::try_from(left.as_millis() * 4 / 5).unwrap_or(u64::MAX).max(1);
         let rate = (total.saturating_mul(1_000_000) / millis).max(u64::from(Pace::DEFAULT.get()) * 1_000);
-        for (count, state) in lasting.into_iter().filter(|(count, _)| *count > 0) {
-            state.pace.set((u128::from(rate) * u128::from(count) / u128::from(total)).max(1) as u64);
+        for state in endpoints.values() {
+            let part = u128::from(rate) * u128::from(lasting(state)) / u128::from(total.max(1));
+            state.pace.leave(part.max(1) as u64);
         }
     }
 
@@ -154,6 +171,7 @@ pub(crate) async fn run(
             workers.send_replace(next.clone());
             current = next;
         }
+        registry.pace_leaving();
         let leaving = *stage.borrow() >= Stage::Leaving;
         let report = registry.report(&current, &observations, leaving);
         reports.send_if_modified(|known| {

@@ -38,6 +38,17 @@ impl Client {
         let proto = HeaderValue::from_static(if tls { "https" } else { "http" });
         Client { address, tls, is_trusted, forwarded_for, proto }
     }
+
+    /// Whose request it is: of a trusted proxy's, the client that it names, in fields as endpoints get
+    /// them. One proxy is looked behind, and what it says of others before it is theirs.
+    pub(crate) fn origin(&self, fields: &HeaderMap) -> IpAddr {
+        let named = || {
+            let list = fields.get(&X_FORWARDED_FOR)?.to_str().ok()?;
+            // The last one is the proxy itself.
+            list.rsplit(',').nth(1)?.trim().parse::<IpAddr>().ok()
+        };
+        if self.is_trusted { named().map_or(self.address, |named| named.to_canonical()) } else { self.address }
+    }
 }
 
 /// The host that a request asks for.
@@ -349,6 +360,12 @@ mod tests {
         assert_eq!((value("x-forwarded-proto"), value("x-forwarded-host")), (vec!["http"], vec!["shop.test"]));
         assert_eq!((value("x-forwarded-port"), value("forwarded")), (vec![], vec!["for=198.51.100.1"]));
         assert_eq!(value("via"), ["1.0 edge, 1.1 tidelock"]);
+        let origin = |headers: &HeaderMap, is_trusted| {
+            Client::new("192.0.2.7".parse().unwrap(), false, is_trusted).origin(headers).to_string()
+        };
+        assert_eq!(origin(&headers, true), "10.9.9.9", "whom the proxy has seen");
+        assert_eq!(origin(&headers, false), "192.0.2.7");
+        assert_eq!(origin(&forwarded(&[("x-forwarded-for", "?")], true), true), "192.0.2.7");
     }
 
     #[test]

@@ -16,6 +16,8 @@ const CATCH_UP_US: u64 = 50_000;
 pub(crate) struct NodePace {
     /// Closes in 1,000 seconds; 0 closes nothing.
     rate: AtomicU64,
+    /// At least so many, since the node leaves.
+    leaving: AtomicU64,
     /// When the last close was due, in microseconds after `start`.
     last: AtomicU64,
     start: Instant,
@@ -23,20 +25,36 @@ pub(crate) struct NodePace {
 
 impl Default for NodePace {
     fn default() -> NodePace {
-        NodePace { rate: AtomicU64::new(0), last: AtomicU64::new(0), start: Instant::now() }
+        NodePace { rate: AtomicU64::new(0), leaving: AtomicU64::new(0), last: AtomicU64::new(0), start: Instant::now() }
     }
 }
 
 impl NodePace {
+    /// This node's part of a drain's pace.
     pub(crate) fn set(&self, rate: u64) {
-        if self.rate.swap(rate, Ordering::AcqRel) == 0 {
+        self.begin();
+        self.rate.store(rate, Ordering::Release);
+    }
+
+    /// At least so much, whatever the drain says: the node leaves.
+    pub(crate) fn leave(&self, rate: u64) {
+        self.begin();
+        self.leaving.store(rate, Ordering::Release);
+    }
+
+    fn begin(&self) {
+        if !self.closes() {
             // Also the first close waits for its time: nodes begin together.
             self.last.store(self.now(), Ordering::Release);
         }
     }
 
+    fn rate(&self) -> u64 {
+        self.rate.load(Ordering::Acquire).max(self.leaving.load(Ordering::Acquire))
+    }
+
     pub(crate) fn closes(&self) -> bool {
-        self.rate.load(Ordering::Acquire) > 0
+        self.rate() > 0
     }
 
     fn now(&self) -> u64 {
@@ -46,8 +64,7 @@ impl NodePace {
     /// Takes the next close if it is due, or says how long it is until one is. None: nothing shall be
     /// closed any more.
     pub(crate) fn take(&self) -> Option<Result<(), Duration>> {
-        let rate = self.rate.load(Ordering::Acquire);
-        let interval = 1_000_000_000u64.checked_div(rate)?;
+        let interval = 1_000_000_000u64.checked_div(self.rate())?;
         let now = self.now();
         let taken = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
             let due = last + interval;
@@ -85,7 +102,14 @@ mod tests {
         assert!((100..=106).contains(&closes), "{closes}: what was not closed in 10 s is not saved up");
         pace.set(1_000);
         assert_eq!(closes_in(&pace, Duration::from_secs(10)).await, 10);
+        pace.leave(10_000);
         pace.set(0);
+        assert_eq!(
+            closes_in(&pace, Duration::from_secs(1)).await,
+            10,
+            "what the drain says does not slow down a leave"
+        );
+        pace.leave(0);
         assert!(pace.take().is_none());
     }
 }

@@ -2,7 +2,7 @@
 //! module goes down to an endpoint and comes back.
 
 use bytes::Bytes;
-use http::Response;
+use http::{Method, Response};
 use tidelock_core::retry::{Failure, Verdict};
 
 use crate::access::Access;
@@ -51,7 +51,11 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
         let mut attempt = Attempt { exchange: &mut exchange, endpoint: &endpoint, pool: &pool.spec, interim };
         match attempt.run(source, lease).await {
             Ok(mut response) => {
-                if is_event_stream(response.headers()) && !response.body().is_end() {
+                // What a POST is answered with ends by itself, and is not asked for again.
+                if exchange.head.method == Method::GET
+                    && is_event_stream(response.headers())
+                    && !response.body().is_end()
+                {
                     let events = Events::new(&endpoint, &exchange.worker.counters);
                     response.body_mut().lasts(events);
                 }

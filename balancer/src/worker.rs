@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -47,6 +47,8 @@ pub(crate) struct Worker {
     registry: Arc<Registry>,
     identity: Option<Identity>,
     view: RefCell<Rc<View>>,
+    /// Endpoints that were taken out, on which something may still run.
+    former: RefCell<Vec<Weak<Endpoint>>>,
     /// Tells of another view.
     pub(crate) changed: Notify,
     random: Cell<u64>,
@@ -121,6 +123,7 @@ impl Worker {
             registry: shared.registry,
             identity: shared.identity,
             view: RefCell::new(Rc::new(view)),
+            former: RefCell::default(),
             changed: Notify::new(),
             random: Cell::new(seed()),
             date: RefCell::new((0, HeaderValue::from_static(""))),
@@ -177,7 +180,8 @@ impl Worker {
 
     /// Closes what lasts on endpoints for which this node has a pace.
     fn close_at_pace(&self) {
-        for endpoint in self.view().pools.iter().flat_map(|pool| &pool.endpoints) {
+        let former: Vec<Rc<Endpoint>> = self.former.borrow().iter().filter_map(Weak::upgrade).collect();
+        for endpoint in self.view().pools.iter().flat_map(|pool| &pool.endpoints).chain(&former) {
             endpoint.close_at_pace(&self.counters);
         }
     }
@@ -223,6 +227,9 @@ impl Worker {
         for endpoint in old.pools.iter().flat_map(|pool| &pool.endpoints) {
             if !kept.contains(&endpoint.id) {
                 endpoint.retire();
+                let mut former = self.former.borrow_mut();
+                former.retain(|known| known.strong_count() > 0);
+                former.push(Rc::downgrade(endpoint));
             }
         }
         let (epoch, closes) = (table.epoch, !table.closing.is_empty());

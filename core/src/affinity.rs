@@ -159,17 +159,23 @@ impl Sealer {
 
     /// The pin in a cookie's value; None for anything that this fleet did not seal.
     pub fn open(&self, value: &[u8]) -> Option<Pin> {
+        self.open_with(value).map(|(pin, _)| pin)
+    }
+
+    /// The same, and whether it was sealed by the key that seals now.
+    pub fn open_with(&self, value: &[u8]) -> Option<(Pin, bool)> {
         let mut sealed = [0; SEALED_LEN];
         if value.len() != TEXT_LEN || !base64url::decode(value, &mut sealed) || sealed[0] != VERSION {
             return None;
         }
         let id = sealed[1];
-        let (_, key) = self.keys.iter().find(|(known, _)| *known == id)?;
+        let place = self.keys.iter().position(|(known, _)| *known == id)?;
+        let (_, key) = &self.keys[place];
         let (head, body) = sealed.split_at_mut(2 + NONCE_LEN);
         let nonce = Nonce::try_assume_unique_for_key(&head[2..]).ok()?;
         let opened = key.open_in_place(nonce, Aad::from([VERSION, id]), body).ok()?;
         let bytes: &[u8; PIN_LEN] = (&*opened).try_into().ok()?;
-        Some(Pin::from_bytes(bytes))
+        Some((Pin::from_bytes(bytes), self.current == Some(place)))
     }
 }
 

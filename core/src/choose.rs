@@ -4,6 +4,7 @@
 mod route_to;
 
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 
 use http::HeaderMap;
 
@@ -27,7 +28,7 @@ pub struct Choice {
     /// The endpoint's place in the pool's table.
     pub endpoint: usize,
     pub placement: Placement,
-    /// The pin to seal into a cookie with the response.
+    /// The pin to seal into a cookie with the response: a new one, or one that is to be renewed.
     pub pin: Option<Pin>,
 }
 
@@ -166,7 +167,11 @@ pub fn choose(
     match &route.spec.affinity {
         Affinity::None {} => unkeyed(pool, moment, available, admits, random),
         Affinity::Cookie(cookie) => {
-            let kept = Kept { pins: cookies(asked.headers, cookie.name.as_str()), strength: route.spec.strength };
+            let kept = Kept {
+                pins: cookies(asked.headers, cookie.name.as_str()),
+                strength: route.spec.strength,
+                max_age_s: cookie.max_age_s.map(NonZeroU32::get),
+            };
             by_pin(table, pool, kept, moment, admits, random)
         }
         affinity => match asked.key(affinity) {
@@ -240,6 +245,7 @@ fn keyed(
 struct Kept<P> {
     pins: P,
     strength: Strength,
+    max_age_s: Option<u32>,
 }
 
 fn by_pin<'a>(
@@ -253,8 +259,8 @@ fn by_pin<'a>(
     let mut placement = Placement::New;
     let (mut session, mut lost) = (moment.session, None);
     // Routes with different paths have cookies of one name: the one for this pool counts.
-    let pins = kept.pins.filter_map(|value| table.sealer.open(value));
-    for pin in pins.filter(|pin| pin.pool == pool.id).take(1) {
+    let pins = kept.pins.filter_map(|value| table.sealer.open_with(value));
+    for (pin, is_fresh) in pins.filter(|(pin, _)| pin.pool == pool.id).take(1) {
         session = Some(pin.session);
         let reason = match pool.find(pin.endpoint) {
             None => MoveReason::Gone,
@@ -262,7 +268,13 @@ fn by_pin<'a>(
             Some(place) if !pool.endpoints[place].takes_pinned_sessions() => MoveReason::Draining,
             Some(place) if !pool.is_up(place) => MoveReason::Unhealthy,
             Some(place) if !admits(place, true) => MoveReason::Unavailable,
-            Some(place) => return Ok(Choice { endpoint: place, placement: Placement::Kept, pin: None }),
+            Some(place) => {
+                // A key goes in the end, and a cookie too: before that both are renewed.
+                let is_old = kept.max_age_s.is_some_and(|age| moment.now.saturating_sub(pin.issued) >= age / 2);
+                let issued = if is_old { moment.now } else { pin.issued };
+                let pin = (is_old || !is_fresh).then_some(Pin { issued, ..pin });
+                return Ok(Choice { endpoint: place, placement: Placement::Kept, pin });
+            }
         };
         let may_come_back = matches!(reason, MoveReason::Unhealthy | MoveReason::Unavailable);
         if kept.strength == Strength::Strict && may_come_back {
@@ -274,8 +286,13 @@ fn by_pin<'a>(
     // Whoever takes over from the endpoint that the session has lost comes first.
     let home = |session: SessionId| {
         let walk = || pool.ring.walk(ring::position(&session.0)).map(|i| i as usize);
-        let heir = lost.and_then(|lost| walk().find(|place| pool.is_heir(lost, *place) && admits(*place, false)));
-        let found = heir.or_else(|| walk().find(|place| admits(*place, false)));
+        let heirs = lost.map_or(&[][..], |lost| pool.heirs(lost));
+        let heir = |place: &usize| heirs.contains(&(*place as u32)) && admits(*place, false);
+        // Then those of their revision: another old one would only be left again.
+        let revision = heirs.first().map_or(0, |heir| pool.endpoints[*heir as usize].revision);
+        let peer = |place: &usize| pool.endpoints[*place].revision == revision && admits(*place, false);
+        let of_heirs = if heirs.is_empty() { None } else { walk().find(heir).or_else(|| walk().find(peer)) };
+        let found = of_heirs.or_else(|| walk().find(|place| admits(*place, false)));
         found.map(|place| (session, place))
     };
     let found = match session {
@@ -284,7 +301,9 @@ fn by_pin<'a>(
     };
     let (session, endpoint) = found.ok_or(NoEndpoint)?;
     let entry = &pool.endpoints[endpoint];
-    let pin = Pin { session, pool: pool.id, endpoint: entry.id, revision: entry.revision, issued: moment.now };
+    // A clock that is behind the revocation's must not give pins that are revoked.
+    let issued = moment.now.max(entry.pins_revoked_s.saturating_add(u32::from(entry.pins_revoked_s > 0)));
+    let pin = Pin { session, pool: pool.id, endpoint: entry.id, revision: entry.revision, issued };
     Ok(Choice { endpoint, placement, pin: Some(pin) })
 }
 

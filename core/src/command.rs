@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::affinity::CookieKey;
 use crate::health::Verdict;
-use crate::id::{DrainId, EndpointId, Name, NodeId, SwitchoverId};
+use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, SwitchoverId};
 use crate::member::{JoinToken, Wanted};
 use crate::pace::Pace;
 use crate::spec::{EndpointSpec, PoolSpec, RouteSpec};
@@ -108,6 +108,8 @@ pub enum Command {
     /// The leader's own: which part of their paces the nodes close at.
     ShareClosing {
         shares: BTreeMap<DrainId, BTreeMap<NodeId, u64>>,
+        /// The epoch of the state that it was worked out from: parts that are newer stay.
+        seen: Option<Epoch>,
     },
     /// The leader's own: the drain's sessions have had their time, its streams follow at its pace.
     EndSessions {
@@ -288,8 +290,11 @@ mod tests {
         let start = r#"{"op":"start-drain","pool":"app","endpoint":"a","mode":"sessions","deadline_ms":null,"reason":"","pace":50}"#;
         golden(serde_json::from_str(start).unwrap(), start);
         golden(
-            Command::ShareClosing { shares: [(DrainId(9), [(NodeId(0xab), 500)].into())].into() },
-            r#"{"op":"share-closing","shares":{"d9":{"00000000000000ab":500}}}"#,
+            Command::ShareClosing {
+                shares: [(DrainId(9), [(NodeId(0xab), 500)].into())].into(),
+                seen: Some(Epoch(12)),
+            },
+            r#"{"op":"share-closing","shares":{"d9":{"00000000000000ab":500}},"seen":12}"#,
         );
         golden(Command::EndSessions { drain: DrainId(9) }, r#"{"op":"end-sessions","drain":"d9"}"#);
         let start = r#"{"op":"start-switchover","pool":"app","spec":{"from":{"revision":"v1"},"to":{"endpoints":["b"]},"mode":"streams","pace":50,"deadline_ms":300000,"min_ready":1,"wait_ms":600000,"max_error_percent":5,"reason":"x"}}"#;

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::command::Command;
+use crate::command::{Command, DrainMode};
 use crate::id::{DrainId, NodeId};
 use crate::report::{Counts, NodeReport};
 use crate::state::{Drain, DrainState, State};
@@ -39,9 +39,17 @@ pub enum NodeProgress {
     Left(Counts),
 }
 
+impl NodeProgress {
+    fn is_known(&self) -> bool {
+        matches!(self, NodeProgress::Left(_))
+    }
+}
+
 pub fn progress(id: DrainId, drain: &Drain, nodes: &[Seen<'_>]) -> Progress {
-    let epoch = id.epoch();
-    let mut progress = Progress { safe: !nodes.is_empty(), ..Progress::default() };
+    // From where its gate is closed on; while its sessions may come back a quiet moment is no end.
+    let epoch = drain.closed.unwrap_or(id.epoch());
+    let may_be_safe = !nodes.is_empty() && drain.mode == DrainMode::Streams;
+    let mut progress = Progress { safe: may_be_safe, ..Progress::default() };
     for seen in nodes {
         let reported = seen.report.filter(|report| report.epoch.is_some_and(|at| at >= epoch));
         let node = match reported {
@@ -69,8 +77,8 @@ pub fn finished(state: &State, nodes: &[Seen<'_>], now_ms: u64) -> Vec<Command> 
             let progress = progress(*id, drain, nodes);
             let past = drain.deadline_ms.is_some_and(|deadline| now_ms >= deadline);
             let given_up = drain.deadline_ms.is_some_and(|deadline| now_ms >= deadline + FORCE_AFTER_MS);
-            let ends_when_quiet = drain.mode == crate::command::DrainMode::Streams || past;
-            if progress.safe && ends_when_quiet {
+            let is_quiet = progress.counts.is_zero() && progress.by_node.values().all(NodeProgress::is_known);
+            if progress.safe || past && is_quiet && !progress.by_node.is_empty() {
                 Some(Command::FinishDrain { drain: *id, forced: false })
             } else if given_up {
                 Some(Command::FinishDrain { drain: *id, forced: true })
@@ -84,7 +92,6 @@ pub fn finished(state: &State, nodes: &[Seen<'_>], now_ms: u64) -> Vec<Command> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::DrainMode;
     use crate::id::{EndpointId, Epoch};
 
     fn drain(mode: DrainMode, deadline_ms: Option<u64>) -> Drain {
@@ -101,6 +108,7 @@ mod tests {
             pace: None,
             switchover: None,
             shares: BTreeMap::new(),
+            closed: None,
             shared: None,
         }
     }
@@ -125,6 +133,10 @@ mod tests {
         assert!(!safe(&[Some(report(9, 0)), Some(report(8, 0))]), "an old table still takes new streams");
         assert!(!safe(&[Some(report(9, 0)), None]), "a node is away");
         assert!(!safe(&[]), "nobody is not everybody");
+        let quiet = |drain: Drain| progress(DrainId(9), &drain, &seen(&[Some(report(9, 0))])).safe;
+        assert!(!quiet(drain(DrainMode::Sessions, None)), "sessions may come back");
+        let closed = |epoch| Drain { closed: Some(Epoch(epoch)), ..drain(DrainMode::Streams, None) };
+        assert!(quiet(closed(9)) && !quiet(closed(10)), "its gate was still open to them");
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub fn shares(state: &State, nodes: &[Seen<'_>]) -> Option<Command> {
             }
         }
     }
-    (!changed.is_empty()).then_some(Command::ShareClosing { shares: changed })
+    (!changed.is_empty()).then_some(Command::ShareClosing { shares: changed, seen: state.epoch })
 }
 
 fn reshared(pace: Pace, drains: &[(DrainId, &Drain)], nodes: &[Seen<'_>]) -> Option<Shares> {
@@ -126,7 +126,7 @@ fn reshared(pace: Pace, drains: &[(DrainId, &Drain)], nodes: &[Seen<'_>]) -> Opt
     let share_of = |shares: &Shares, holder: &(DrainId, NodeId)| shares.get(holder).copied().unwrap_or(0);
     let is_short = |(holder, ideal): (&(DrainId, NodeId), &u64)| {
         let now = share_of(&now, holder);
-        now == 0 || ideal.saturating_sub(now) > whole / 10
+        now == 0 || ideal.saturating_sub(now) > (now / 4).max(whole / 100)
     };
     if !ideal.iter().any(is_short) {
         return None;

@@ -62,6 +62,31 @@ mod tests {
     }
 
     #[test]
+    fn cookies_that_browsers_would_not_send_back_are_refused() {
+        let check = |cookie: &str| {
+            let json = format!(r#"{{"pool":"p","path_prefix":"/app","affinity":{{"kind":"cookie"{cookie}}}}}"#);
+            parse::<RouteSpec>(&json).and_then(|spec| spec.check())
+        };
+        for good in [
+            "",
+            r#","path":"/""#,
+            r#","same_site":"none","secure":true"#,
+            r#","name":"__Host-a","path":"/","secure":true"#,
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for bad in [
+            r#","max_age_s":0"#,
+            r#","path":"/other""#,
+            r#","same_site":"none""#,
+            r#","name":"__Secure-a""#,
+            r#","name":"__Host-a","secure":true"#,
+        ] {
+            assert!(check(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn unknown_fields_and_wrong_types_are_refused() {
         assert!(parse::<PoolSpec>(r#"{"protocl":"h2c"}"#).unwrap_err().contains("protocl"));
         assert!(parse::<PoolSpec>(r#"{"protocol":"h3"}"#).is_err());

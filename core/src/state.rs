@@ -35,10 +35,9 @@ const KEYS_KEPT: usize = 1_024;
 pub const MAX_POOLS: usize = 10_000;
 pub const MAX_ENDPOINTS_PER_POOL: usize = 10_000;
 pub const MAX_ROUTES: usize = 20_000;
-/// From this level of the log's language on endpoints have heirs.
-const HEIRS_LEVEL: u32 = 3;
-/// From this level on a key's id is not given to another one.
-const KEYS_STAY_LEVEL: u32 = 3;
+/// From this level of the log's language on endpoints have heirs, and some commands are looked at more
+/// closely: nodes that speak less take them as they are.
+const SESSIONS_LEVEL: u32 = 3;
 /// Keys that may still be out there in cookies.
 const MAX_COOKIE_KEYS: usize = 8;
 
@@ -87,6 +86,9 @@ pub struct Pool {
     /// The heirs of endpoints that are gone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     gone: BTreeMap<EndpointId, Vec<EndpointId>>,
+    /// The first endpoint of each revision that is in use.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    revisions: BTreeMap<Name, EndpointId>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,11 +209,11 @@ impl State {
             }
             Command::CancelDrain { pool, endpoint } => self.cancel_drain(pool, endpoint, now_ms).map(Made::Drain),
             Command::FinishDrain { drain, forced } => self.finish_drain(*drain, *forced, now_ms).map(Made::Drain),
-            Command::ShareClosing { shares } => {
-                self.share_closing(epoch, shares);
+            Command::ShareClosing { shares, seen } => {
+                self.share_closing(epoch, *seen, shares);
                 Ok(Made::Nothing)
             }
-            Command::EndSessions { drain } => self.end_sessions(*drain).map(Made::Drain),
+            Command::EndSessions { drain } => self.end_sessions(epoch, *drain).map(Made::Drain),
             Command::StartSwitchover { pool, spec } => {
                 self.start_switchover(epoch, now_ms, pool, spec).map(Made::Switchover)
             }
@@ -227,24 +229,17 @@ impl State {
             Command::RevokePins { pool, endpoint } => {
                 self.revoke_pins(pool, endpoint.as_ref(), now_ms).map(|()| Made::Nothing)
             }
-            Command::PutCookieKey { key } => {
-                // Two that rotate at once must not take each other's key away.
-                let other = self.cookie_keys.iter().find(|known| known.id == key.id && known.secret != key.secret);
-                if other.is_some() && self.level() >= KEYS_STAY_LEVEL {
-                    return Err(Rejection::KeyExists { id: key.id });
-                }
-                self.cookie_keys.retain(|known| known.id != key.id);
-                self.cookie_keys.push(key.clone());
-                if self.cookie_keys.len() > MAX_COOKIE_KEYS {
-                    self.cookie_keys.remove(0);
-                }
-                Ok(Made::Nothing)
-            }
+            Command::PutCookieKey { key } => self.put_cookie_key(key).map(|()| Made::Nothing),
             Command::SetHealth { pool, endpoint, id, verdict, detail } => {
                 let target = self.endpoint_mut(pool, endpoint)?;
                 if target.id != *id {
                     return Err(Rejection::UnknownEndpoint { pool: pool.clone(), endpoint: endpoint.clone() });
                 }
+                if self.level() >= SESSIONS_LEVEL && self.pools[pool].spec.health.is_none() {
+                    // The check was taken away meanwhile: nobody would ever call it up again.
+                    return Err(Rejection::NotChecked { pool: pool.clone() });
+                }
+                let target = self.endpoint_mut(pool, endpoint)?;
                 target.health.set(*verdict, detail, now_ms);
                 Ok(Made::Nothing)
             }
@@ -293,7 +288,13 @@ impl State {
         let id = PoolId(self.mint());
         self.pools.insert(
             name.clone(),
-            Arc::new(Pool { id, spec: spec.clone(), endpoints: BTreeMap::new(), gone: BTreeMap::new() }),
+            Arc::new(Pool {
+                id,
+                spec: spec.clone(),
+                endpoints: BTreeMap::new(),
+                gone: BTreeMap::new(),
+                revisions: BTreeMap::new(),
+            }),
         );
         Ok(())
     }
@@ -354,12 +355,18 @@ impl State {
                 }
             }
         }
+        if self.level() >= SESSIONS_LEVEL
+            && let Some(pool) = self.pools.get_mut(pool)
+            && let Some(id) = pool.endpoints.get(name).map(|endpoint| endpoint.id)
+        {
+            Arc::make_mut(pool).saw_revision(spec.revision.as_ref(), id);
+        }
         Ok(())
     }
 
     fn delete_endpoint(&mut self, pool: &Name, name: &Name, now_ms: u64) -> Result<(), Rejection> {
         let phase = self.endpoint_mut(pool, name)?.phase;
-        let knows_heirs = self.level() >= HEIRS_LEVEL;
+        let knows_heirs = self.level() >= SESSIONS_LEVEL;
         if let Some(pool) = self.pools.get_mut(pool).map(Arc::make_mut) {
             if knows_heirs && matches!(phase, Phase::Active {}) {
                 pool.bequeath(name);
@@ -370,6 +377,28 @@ impl State {
         }
         if let Some(drain) = phase.drain() {
             self.end_drain(drain, DrainState::Removed, now_ms);
+        }
+        Ok(())
+    }
+
+    fn put_cookie_key(&mut self, key: &CookieKey) -> Result<(), Rejection> {
+        if self.level() >= SESSIONS_LEVEL {
+            // Two that rotate at once must not take each other's key away, nor a late word its place.
+            if let Some(known) = self.cookie_keys.iter_mut().find(|known| known.id == key.id) {
+                if known.secret != key.secret {
+                    return Err(Rejection::KeyExists { id: key.id });
+                }
+                known.promoted |= key.promoted;
+                return Ok(());
+            }
+            if let Some(waiting) = self.cookie_keys.iter().find(|known| !known.promoted) {
+                return Err(Rejection::KeyWaiting { id: waiting.id });
+            }
+        }
+        self.cookie_keys.retain(|known| known.id != key.id);
+        self.cookie_keys.push(key.clone());
+        if self.cookie_keys.len() > MAX_COOKIE_KEYS {
+            self.cookie_keys.remove(0);
         }
         Ok(())
     }

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, DrainMode};
 use crate::drain::Seen;
-use crate::health;
-use crate::id::{DrainId, EndpointId, Epoch, Name, SwitchoverId};
+use crate::health::{self, Verdict};
+use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, SwitchoverId};
 use crate::pace::Pace;
 use crate::report::Outcomes;
 use crate::spec::Millis;
@@ -146,7 +146,7 @@ pub enum Stage {
     Draining,
     /// The old side is empty.
     Done,
-    /// The old side is in use again; what had gone to the new one drains.
+    /// What of the old side had not drained yet is in use again; what had gone to the new one drains.
     RolledBack,
 }
 
@@ -189,10 +189,12 @@ pub struct Watch {
     windows: BTreeMap<SwitchoverId, Window>,
 }
 
+/// Nodes count since they started, so what each has said first of each endpoint is what it begins
+/// with, whenever that is.
 #[derive(Debug, Default)]
 struct Window {
     since_ms: u64,
-    before: Outcomes,
+    before: BTreeMap<(NodeId, EndpointId), Outcomes>,
 }
 
 impl Watch {
@@ -205,12 +207,12 @@ impl Watch {
         for (id, switchover) in state.switchovers.iter().filter(|(_, s)| s.stage.is_under_way()) {
             let back = |reason: String| Command::RollBackSwitchover { switchover: *id, reason };
             match switchover.stage {
-                Stage::Waiting if self.is_ready(*id, switchover, state, nodes) => {
-                    commands.push(Command::ShiftSwitchover { switchover: *id });
-                }
                 Stage::Waiting => {
                     let wait = switchover.spec.wait_ms.get();
-                    if now_ms.saturating_sub(switchover.started_ms) >= wait {
+                    let is_late = now_ms.saturating_sub(switchover.started_ms) >= wait;
+                    if self.is_ready(*id, switchover, state, nodes) && !is_late {
+                        commands.push(Command::ShiftSwitchover { switchover: *id });
+                    } else if is_late {
                         commands.push(back(format!("the new side was not up within {} s", wait.div_ceil(1_000))));
                     }
                 }
@@ -240,7 +242,10 @@ impl Watch {
             _ => self.candidates.entry(id).insert_entry((ids, epoch)).get().1,
         };
         let is_checked = pool.spec.health.is_some();
-        let is_up = |endpoint: &&&Endpoint| !is_checked || health::is_seen_up(state, endpoint, since, nodes);
+        let is_up = |endpoint: &&&Endpoint| match is_checked {
+            true => health::is_seen_up(state, endpoint, since, nodes),
+            false => endpoint.health.verdict == Verdict::Up,
+        };
         new.iter().filter(is_up).count() >= switchover.spec.min_ready as usize
     }
 
@@ -255,25 +260,26 @@ impl Watch {
     ) -> Option<u64> {
         let limit = u64::from(switchover.spec.max_error_percent?);
         let pool = state.pools.get(&switchover.pool)?;
-        let mut sum = Outcomes::default();
+        let window = self.windows.entry(id).or_default();
+        if now_ms.saturating_sub(window.since_ms) >= WINDOW_MS {
+            *window = Window { since_ms: now_ms, ..Window::default() };
+        }
+        let (mut good, mut failed) = (0, 0);
         for (_, endpoint) in switchover.spec.new_side(pool) {
-            for report in nodes.iter().filter_map(|seen| seen.report) {
-                sum += report.outcomes.get(&endpoint.id).copied().unwrap_or_default();
+            for seen in nodes {
+                let Some(now) = seen.report.and_then(|report| report.outcomes.get(&endpoint.id)) else { continue };
+                let before = window.before.entry((seen.node, endpoint.id)).or_insert(*now);
+                if now.good < before.good || now.failed < before.failed {
+                    // It has started anew.
+                    *before = Outcomes::default();
+                }
+                good += now.good - before.good;
+                failed += now.failed - before.failed;
             }
         }
-        let window = self.windows.entry(id).or_insert(Window { since_ms: now_ms, before: sum });
-        // A node that is away takes its numbers along: begin again.
-        let (good, failed) =
-            match (sum.good.checked_sub(window.before.good), sum.failed.checked_sub(window.before.failed)) {
-                (Some(good), Some(failed)) => (good, failed),
-                _ => (0, 0),
-            };
         let total = good + failed;
         if total >= MIN_OUTCOMES && failed * 100 > limit * total {
             return Some(failed * 100 / total);
-        }
-        if now_ms.saturating_sub(window.since_ms) >= WINDOW_MS || sum.good < window.before.good {
-            *window = Window { since_ms: now_ms, before: sum };
         }
         None
     }

@@ -150,9 +150,9 @@ impl PoolTable {
         (up_for_ms * 1_000 / slow_start.get()).clamp(100, 1_000)
     }
 
-    /// Whether sessions that lose `endpoint` go to `place`, if anybody was named for them.
-    pub fn is_heir(&self, endpoint: EndpointId, place: usize) -> bool {
-        self.heirs.get(&endpoint).is_some_and(|heirs| heirs.contains(&(place as u32)))
+    /// The places that sessions go to when they lose `endpoint`; none where the ring decides.
+    pub fn heirs(&self, endpoint: EndpointId) -> &[u32] {
+        self.heirs.get(&endpoint).map_or(&[], Vec::as_slice)
     }
 
     /// The place of an endpoint in `endpoints`.
@@ -224,8 +224,8 @@ fn compile_pool(name: &Name, pool: &Arc<Pool>, before: Option<&Table>) -> Arc<Po
         let found = by_id.binary_search_by(|place| endpoints[*place as usize].id.cmp(&id)).ok()?;
         Some(by_id[found])
     };
-    let heirs = |id| (id, pool.heirs(id).into_iter().filter_map(place).collect());
-    let heirs = pool.testators().map(heirs).collect();
+    let places = |ids: Vec<EndpointId>| ids.into_iter().filter_map(place).collect();
+    let heirs = pool.heirs().into_iter().map(|(id, heirs)| (id, places(heirs))).collect();
     Arc::new(PoolTable {
         heirs,
         id: pool.id,

@@ -1,5 +1,7 @@
 //! `tidelock route`.
 
+use std::num::NonZeroU32;
+
 use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::json;
@@ -122,7 +124,14 @@ impl PutOptions {
                     cookie.name = name;
                 }
                 cookie.path = self.cookie_path;
-                cookie.max_age_s = self.cookie_max_age.map(|age| u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+                cookie.max_age_s = match self.cookie_max_age {
+                    None => None,
+                    Some(age) => {
+                        let seconds = NonZeroU32::new(u32::try_from(age.as_secs()).unwrap_or(u32::MAX));
+                        let short = || Failure::Mistake("--cookie-max-age is at least 1s".into());
+                        Some(seconds.ok_or_else(short)?)
+                    }
+                };
                 cookie.same_site = match self.cookie_same_site.as_deref() {
                     Some("strict") => SameSite::Strict,
                     Some("none") => SameSite::None,
@@ -137,7 +146,9 @@ impl PutOptions {
         }
         let strength = if self.strict { Strength::Strict } else { Strength::Prefer };
         let PutOptions { route, pool, host, path_prefix, expose, .. } = self;
-        Ok((route, RouteSpec { host, path_prefix, pool, affinity, strength, expose }))
+        let spec = RouteSpec { host, path_prefix, pool, affinity, strength, expose };
+        spec.check().map_err(Failure::Mistake)?;
+        Ok((route, spec))
     }
 }
 

@@ -146,8 +146,12 @@ fn route_spec(section: Section<'_>) -> Option<RouteSpec> {
     let strength = given(section.shaped("strength")).unwrap_or_default();
     let expose = given(section.shaped("expose")).unwrap_or_default();
     let pool = section.required("pool", section.scalar::<Name>("pool"));
+    let spec = pool.map(|pool| RouteSpec { host, path_prefix, pool: pool.value, affinity, strength, expose });
+    if let Some(Err(reason)) = spec.as_ref().map(RouteSpec::check) {
+        section.report(&section.source, "affinity", reason);
+    }
     section.finish();
-    Some(RouteSpec { host, path_prefix, pool: pool?.value, affinity, strength, expose })
+    spec
 }
 
 fn given<T>(found: Found<T>) -> Option<T> {

@@ -52,19 +52,22 @@ impl Events {
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Next {
-        if self.closing.is_none() {
-            if self.open.poll_close(cx).is_pending() {
-                return Next::GoOn;
-            }
+        let late = self.poll_blocked(cx);
+        match self.closing {
+            None => Next::GoOn,
+            Some(_) if self.tail.is_between_events() => Next::End,
+            Some(_) if late.is_ready() => Next::Cut,
+            Some(_) => Next::GoOn,
+        }
+    }
+
+    /// Ready when it was to close, and could not for too long: its event does not end, or its client
+    /// takes nothing.
+    pub(crate) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.closing.is_none() && self.open.poll_close(cx).is_ready() {
             self.closing = Some(Idle::new(CLOSE_TIME));
         }
-        if self.tail.is_between_events() {
-            return Next::End;
-        }
-        match self.closing.as_mut().map(|closing| closing.poll(cx)) {
-            Some(Poll::Ready(())) => Next::Cut,
-            _ => Next::GoOn,
-        }
+        self.closing.as_mut().map_or(Poll::Pending, |closing| closing.poll(cx))
     }
 }
 

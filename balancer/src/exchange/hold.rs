@@ -9,7 +9,7 @@ use std::time::Duration;
 use tidelock_core::retry::Failure;
 use tokio::time::Instant;
 
-use super::{Exchange, Tries};
+use super::Exchange;
 
 /// An endpoint that refused connections is asked again this often while somebody waits for it.
 const RETRY: Duration = Duration::from_millis(100);
@@ -19,16 +19,15 @@ const RETRY: Duration = Duration::from_millis(100);
 pub(crate) struct Waiting(AtomicU32);
 
 /// One request's place among them.
-pub(crate) struct Held {
+struct Held {
     waiting: Arc<Waiting>,
-    until: Instant,
 }
 
 impl Held {
     /// None when too many wait already.
-    fn enter(waiting: &Arc<Waiting>, most: u32, time: Duration) -> Option<Held> {
+    fn enter(waiting: &Arc<Waiting>, most: u32) -> Option<Held> {
         let entered = waiting.0.fetch_add(1, Ordering::AcqRel);
-        let held = Held { waiting: waiting.clone(), until: Instant::now() + time };
+        let held = Held { waiting: waiting.clone() };
         // Dropping it gives the place back.
         (entered < most).then_some(held)
     }
@@ -44,29 +43,28 @@ impl Exchange {
     /// Waits until there may be an endpoint. False when there was none in time, or the request may
     /// not wait: it is answered then.
     pub(crate) async fn hold(&mut self) -> bool {
-        // What had an endpoint that was full, slow or broken has its answer.
-        if self.tries.routed.is_some() || !matches!(self.tries.last, None | Some(Failure::Connect)) {
+        // What had an endpoint that was full, slow or broken has its answer; so has what one may have worked
+        // on, which must not be sent again and again.
+        let may_wait = matches!(self.tries.last, None | Some(Failure::Connect));
+        if !may_wait || self.tries.worked_on || self.tries.routed.is_some() {
             return false;
         }
         let counters = &self.worker.counters;
         let pool = self.view.pools[self.route.pool].clone();
-        let Some(until) = self.tries.held.as_ref().map(|held| held.until).or_else(|| {
-            let spec = &pool.table.spec.hold;
-            let time = Duration::from_millis(spec.max_ms.get().into());
-            if time.is_zero() {
-                return None;
-            }
-            let held = Held::enter(&pool.waiting, spec.max_requests, time);
-            match &held {
-                Some(_) => counters.held.add(),
-                None => counters.hold_refused.add(),
-            }
-            self.tries.held = held;
-            self.tries.held.as_ref().map(|held| held.until)
-        }) else {
+        let spec = &pool.table.spec.hold;
+        if spec.max_ms.get() == 0 {
+            return false;
+        }
+        // Given back when the wait is over: who has an endpoint takes no place.
+        let Some(_place) = Held::enter(&pool.waiting, spec.max_requests) else {
+            counters.hold_refused.add();
             return false;
         };
         let now = Instant::now();
+        let until = *self.tries.hold_until.get_or_insert_with(|| {
+            counters.held.add();
+            now + Duration::from_millis(spec.max_ms.get().into())
+        });
         if now >= until {
             counters.hold_expired.add();
             return false;
@@ -89,8 +87,11 @@ impl Exchange {
         let Ok(route) = view.table.route(&self.host.name(), self.path.path()).cloned() else { return false };
         self.access.route(&view, &route);
         (self.view, self.route) = (view, route);
-        let Tries { held, session, .. } = std::mem::take(&mut self.tries);
-        self.tries = Tries { held, session, ..Tries::default() };
+        // One more for the budget of second tries would be one too many: the request was counted.
+        let tries = &mut self.tries;
+        tries.tried.clear();
+        tries.last = None;
+        tries.attempts = tries.attempts.min(1);
         true
     }
 }

@@ -119,3 +119,35 @@ async fn an_endpoint_that_refuses_connections_is_waited_for() {
         assert!(start.elapsed() < Duration::from_millis(600), "it was found after {:?}", start.elapsed());
     }
 }
+
+/// Waiting is for what nobody has worked on: a request that an endpoint broke off is not sent again and
+/// again until the hold is over.
+#[tokio::test]
+async fn what_an_endpoint_may_have_worked_on_is_not_held() {
+    let (a, gone) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+    let fleet = Fleet::serving(config(), H1, &[&a, &gone]).await;
+    drop(gone);
+    let mut client = fleet.h2().await;
+    let sent = std::cell::Cell::new(0);
+    let break_off = async {
+        loop {
+            let mut upstream = crate::http1::Http1::over(a.accept_patiently().await);
+            if upstream.try_head().await.is_some() {
+                sent.set(sent.get() + 1);
+            }
+        }
+    };
+    let ask = async {
+        for request in 1..=6 {
+            let stream = client.get("/").await;
+            let status = client.response(stream).await.status().to_owned();
+            assert!(["502", "503"].contains(&status.as_str()), "{status}");
+            assert!(sent.get() <= request * tidelock_core::retry::MAX_ATTEMPTS, "{} for {request}", sent.get());
+        }
+    };
+    tokio::select! {
+        () = ask => {}
+        () = break_off => {}
+    }
+    assert!(sent.get() >= 6);
+}

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use tidelock_core::command::{Command, DrainMode};
-use tidelock_core::id::{DrainId, NodeId};
+use tidelock_core::id::{DrainId, Epoch, NodeId};
 use tidelock_core::report::{Counts, Outcomes};
 
 use crate::drains::{counts, websocket};
@@ -25,7 +25,7 @@ async fn drain(fleet: &Fleet, endpoint: &Endpoint, mode: DrainMode) -> DrainId {
 
 async fn share(fleet: &Fleet, drain: DrainId, per_1000_s: u64) {
     let shares = [(NodeId(1), per_1000_s), (NodeId(2), 9_000_000)].into_iter().filter(|(_, share)| *share > 0);
-    fleet.apply(Command::ShareClosing { shares: [(drain, shares.collect())].into() });
+    fleet.apply(Command::ShareClosing { shares: [(drain, shares.collect())].into(), seen: Some(Epoch(fleet.epoch())) });
     fleet.adopted().await;
 }
 
@@ -215,4 +215,50 @@ async fn outcomes_are_reported_of_a_switchovers_new_side() {
         let outcomes = [(fleet.id(&b), Outcomes { good, failed })].into();
         fleet.reported(|report| report.outcomes == outcomes).await;
     }
+}
+
+/// What a POST is answered with is an answer, however long it takes: it is not cut, and nobody would ask
+/// for it again.
+#[tokio::test]
+async fn an_answer_to_a_post_that_comes_as_events_is_left_to_end() {
+    let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+    let fleet = Fleet::serving(config(), H2c, &[&a]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("POST", "/completions", &[], true).await;
+    let mut upstream = a.h2().await;
+    let at = upstream.expect_request().await.stream;
+    upstream.headers(at, &[(":status", "200"), ("content-type", "text/event-stream")], false).await;
+    upstream.data(at, b"data: 1\n\n", false).await;
+    client.expect_headers().await;
+    client.expect_data().await;
+    fleet.counted(&a, counts(1, 0)).await;
+    fleet.add(&b);
+    let id = drain(&fleet, &a, DrainMode::Streams).await;
+    share(&fleet, id, 50_000).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    upstream.data(at, b"data: 2\n\n", true).await;
+    assert_eq!(client.expect_data().await, (stream, b"data: 2\n\n".to_vec(), true));
+}
+
+/// A client that does not read is not waited for either.
+#[tokio::test]
+async fn an_event_stream_whose_client_does_not_read_is_cut_in_time() {
+    let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+    let fleet = Fleet::serving(config(), H1, &[&a]).await;
+    let mut client = fleet.h1().await;
+    client.get("/events").await;
+    let mut upstream = a.h1().await;
+    upstream.head().await;
+    upstream.write("HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n").await;
+    client.head().await;
+    // More than all buffers between the two hold.
+    let flood = vec![b'\n'; 1 << 20];
+    while tokio::time::timeout(Duration::from_millis(300), upstream.write(&flood)).await.is_ok() {}
+    fleet.counted(&a, with_event_streams(1, 1)).await;
+    fleet.add(&b);
+    let id = drain(&fleet, &a, DrainMode::Streams).await;
+    let start = Instant::now();
+    share(&fleet, id, 50_000).await;
+    fleet.counted(&a, counts(0, 0)).await;
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
 }

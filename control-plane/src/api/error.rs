@@ -114,6 +114,8 @@ impl Problem {
             | Rejection::NotReady {}
             | Rejection::NothingToReturnTo { .. }
             | Rejection::KeyExists { .. }
+            | Rejection::KeyWaiting { .. }
+            | Rejection::NotChecked { .. }
             | Rejection::NodeGone { .. }
             | Rejection::FleetTooOld { .. }
             | Rejection::Unreadable { .. }

@@ -40,6 +40,7 @@ pub(super) async fn put(
     write: Write,
     Body(spec): Body<RouteSpec>,
 ) -> Result<Response, Problem> {
+    spec.check().map_err(|reason| Problem::invalid("affinity", reason))?;
     write.run(&api, Command::PutRoute { name: path.route, spec }).await
 }
 

@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use tidelock_core::affinity::{CookieKey, KeySecret};
 use tidelock_core::command::Command;
@@ -59,10 +58,6 @@ pub(super) async fn keys(State(api): State<Context>, Params(read): Params<ReadPa
 #[utoipa::path(post, path = "/v1/cookie-keys", tag = "sessions", params(WriteParams), responses(WriteAnswers))]
 pub(super) async fn rotate(State(api): State<Context>, write: Write) -> Result<Response, Problem> {
     let state = api.published.state();
-    if let Some(waiting) = state.cookie_keys.iter().find(|key| !key.promoted) {
-        let detail = format!("Key {} waits for members of the fleet to have it; rotate when it seals.", waiting.id);
-        return Err(Problem::new(StatusCode::CONFLICT, "key-waiting", "Rejected", detail));
-    }
     // Ids come round; those of the keys that are still known are taken.
     let newest = state.cookie_keys.last().map_or(0, |key| key.id);
     let is_free = |id: &u8| !state.cookie_keys.iter().any(|key| key.id == *id);

@@ -120,8 +120,8 @@ pub(crate) fn next(
     if known > state.level() {
         chores.push(Chore::RaiseLevel(known));
     }
-    match state.cookie_keys.last() {
-        None => {
+    match state.cookie_keys.iter().find(|key| !key.promoted) {
+        None if state.cookie_keys.is_empty() => {
             let empty = state.pools.is_empty() && state.routes.is_empty();
             let needed = initial.filter(|_| empty && !memory.initial_refused);
             // The key ends the beginning, so it waits for the configuration.
@@ -130,7 +130,7 @@ pub(crate) fn next(
                 chores.push(Chore::MakeKey);
             }
         }
-        Some(key) if !key.promoted => {
+        Some(key) => {
             let now = state.epoch.unwrap_or(Epoch(0));
             let since = match memory.waiting {
                 Some((id, since)) if id == key.id => since,
@@ -143,7 +143,7 @@ pub(crate) fn next(
                 chores.push(Chore::PromoteKey(CookieKey { promoted: true, ..key.clone() }));
             }
         }
-        Some(_) => {}
+        None => {}
     }
     if state.drains.values().any(|drain| drain.state == DrainState::Draining) {
         let seen = roster::seen(members);

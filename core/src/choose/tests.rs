@@ -1,3 +1,5 @@
+mod deploys;
+
 use std::cell::Cell;
 
 use proptest::prelude::*;
@@ -276,108 +278,6 @@ fn verdicts_are_not_believed_when_most_are_down() {
         choose(&table, &route, &asked(&headers), &moment, &All, &mut || 0).unwrap().placement == Placement::Keyed
     };
     assert!((0..32).all(kept));
-}
-
-fn put(state: &mut State, endpoint: &str, revision: &str) {
-    let spec = serde_json::json!({ "address": format!("{endpoint}-{revision}:1"), "revision": revision });
-    let spec = serde_json::from_value(spec).unwrap();
-    apply(state, Command::PutEndpoint { pool: name("p"), name: name(endpoint), spec });
-}
-
-/// Sessions as their clients hold them: each request is answered where it belongs, and may move.
-struct Sessions {
-    cookies: Vec<String>,
-    homes: Vec<Name>,
-    moves: usize,
-}
-
-impl Sessions {
-    fn begin(table: &Table, count: u64) -> Sessions {
-        let begun: Vec<(usize, String)> = (0..count).map(|seed| begin(table, seed * 7_919)).collect();
-        let homes = begun.iter().map(|(home, _)| table.pools[0].endpoints[*home].name.clone()).collect();
-        Sessions { cookies: begun.into_iter().map(|(_, cookie)| cookie).collect(), homes, moves: 0 }
-    }
-
-    fn ask(&mut self, table: &Table) {
-        for (cookie, home) in self.cookies.iter_mut().zip(&mut self.homes) {
-            let choice = pick(table, &request(Some(cookie)), &All, 7).unwrap();
-            if let Some(pin) = choice.pin {
-                *cookie = format!("tidelock={}", table.sealer.seal(pin, [2; 12]).unwrap());
-                *home = table.pools[0].endpoints[choice.endpoint].name.clone();
-                self.moves += 1;
-            }
-        }
-    }
-
-    /// The busiest endpoint's sessions over the mean, in percent.
-    fn imbalance(&self, endpoints: usize) -> usize {
-        let mut counts = std::collections::BTreeMap::new();
-        self.homes.iter().for_each(|home| *counts.entry(home).or_insert(0usize) += 1);
-        counts.values().max().unwrap() * endpoints * 100 / self.homes.len()
-    }
-}
-
-/// One new endpoint comes, one old one drains, and so on: each session moves once, and no new endpoint
-/// gets more than its share. Whether the old ones drain or vanish.
-#[test]
-fn a_rolling_deploy_moves_each_session_once() {
-    for drains in [true, false] {
-        let mut state = fleet(0, serde_json::json!({ "kind": "cookie" }));
-        (0..5).for_each(|i| put(&mut state, &format!("old{i}"), "v1"));
-        let mut sessions = Sessions::begin(&Table::compile(&state, None), 2_000);
-        for i in 0..5 {
-            put(&mut state, &format!("new{i}"), "v2");
-            let old = format!("old{i}");
-            if drains {
-                drain(&mut state, &old, DrainMode::Streams);
-                sessions.ask(&Table::compile(&state, None));
-            }
-            apply(&mut state, Command::DeleteEndpoint { pool: name("p"), name: name(&old) });
-            sessions.ask(&Table::compile(&state, None));
-        }
-        assert_eq!(sessions.moves, 2_000, "each session moves once");
-        assert!(sessions.homes.iter().all(|home| home.as_str().starts_with("new")));
-        assert!(sessions.imbalance(5) <= 125, "{}", sessions.imbalance(5));
-    }
-}
-
-#[test]
-fn heirs_of_heirs_are_found_and_those_that_are_down_are_passed_over() {
-    let mut state = fleet(0, serde_json::json!({ "kind": "cookie" }));
-    (0..2).for_each(|i| put(&mut state, &format!("a{i}"), "v1"));
-    let mut sessions = Sessions::begin(&Table::compile(&state, None), 200);
-    for revision in ["v2", "v3"] {
-        for i in 0..2 {
-            put(&mut state, &format!("{revision}-{i}"), revision);
-            let old = if revision == "v2" { format!("a{i}") } else { format!("v2-{i}") };
-            apply(&mut state, Command::DeleteEndpoint { pool: name("p"), name: name(&old) });
-        }
-    }
-    // Nobody asked between the two deploys.
-    let table = Table::compile(&state, None);
-    let inherits = |endpoint: &str, cookie: &str| {
-        let choice = pick(&table, &request(Some(cookie)), &All, 7).unwrap();
-        (table.pools[0].endpoints[choice.endpoint].name.as_str() == endpoint, choice)
-    };
-    for (cookie, home) in sessions.cookies.iter().zip(&sessions.homes) {
-        let heir = if home.as_str() == "a0" { "v3-0" } else { "v3-1" };
-        let (inherits, choice) = inherits(heir, cookie);
-        assert!(inherits && choice.placement == Placement::Moved(MoveReason::Gone), "{home} {choice:?}");
-        let other = pick(&table, &request(Some(cookie)), &Without(choice.endpoint), 7).unwrap();
-        assert_ne!(other.endpoint, choice.endpoint, "this node cannot reach the heir");
-    }
-    sessions.ask(&table);
-    // A rollback of an old revision, and an endpoint of the newest, have no heirs: the ring decides.
-    put(&mut state, "v1-again", "v1");
-    drain(&mut state, "v3-0", DrainMode::Streams);
-    let table = Table::compile(&state, None);
-    let gone_to: std::collections::BTreeSet<String> = sessions
-        .cookies
-        .iter()
-        .map(|cookie| pick(&table, &request(Some(cookie)), &All, 7).unwrap().endpoint)
-        .map(|place| table.pools[0].endpoints[place].name.to_string())
-        .collect();
-    assert_eq!(gone_to.len(), 2, "{gone_to:?}");
 }
 
 #[test]

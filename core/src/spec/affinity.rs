@@ -1,6 +1,6 @@
 //! What keeps a session's requests on one endpoint, and how strictly.
 
-use std::num::NonZeroU8;
+use std::num::{NonZeroU8, NonZeroU32};
 
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +44,30 @@ impl Affinity {
     }
 }
 
+impl CookieSpec {
+    /// What browsers would drop, or never send back.
+    pub(super) fn check(&self, prefix: &PathPrefix) -> Result<(), String> {
+        let name = self.name.as_str();
+        if self.same_site == SameSite::None && !self.secure {
+            return Err("same_site none without secure: browsers refuse such a cookie, so set secure".into());
+        }
+        if (name.starts_with("__Host-") || name.starts_with("__Secure-")) && !self.secure {
+            return Err(format!(
+                "the name {name} demands secure of a cookie (RFC 6265bis): set it, or use another name"
+            ));
+        }
+        let path = self.path.as_ref().unwrap_or(prefix);
+        if name.starts_with("__Host-") && path.as_str() != "/" {
+            return Err(format!("the name {name} demands the path / of a cookie (RFC 6265bis)"));
+        }
+        if !path.covers(prefix.as_str()) {
+            let (path, prefix) = (path.as_str(), prefix.as_str());
+            return Err(format!("the cookie's path {path} does not cover {prefix}: browsers would not send it here"));
+        }
+        Ok(())
+    }
+}
+
 /// How far a session is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -74,7 +98,7 @@ pub struct CookieSpec {
     pub path: Option<PathPrefix>,
     /// None: until the browser ends.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_age_s: Option<u32>,
+    pub max_age_s: Option<NonZeroU32>,
     #[serde(skip_serializing_if = "SameSite::is_default")]
     pub same_site: SameSite,
     /// Also where this balancer speaks cleartext, behind another one that ends TLS. Over TLS it always

@@ -30,6 +30,14 @@ pub struct RouteSpec {
 }
 
 impl RouteSpec {
+    /// What is asked of a spec before it is proposed, and not of what a log holds already.
+    pub fn check(&self) -> Result<(), String> {
+        match &self.affinity {
+            Affinity::Cookie(cookie) => cookie.check(&self.path_prefix),
+            _ => Ok(()),
+        }
+    }
+
     /// See [`Command::level`](crate::command::Command::level).
     pub(crate) fn level(&self) -> u32 {
         if self.strength.is_default() { self.affinity.level() } else { 3 }

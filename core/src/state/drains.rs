@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, HEIRS_LEVEL, Phase, Rejection, State};
+use super::{Endpoint, Phase, Rejection, SESSIONS_LEVEL, State};
 use crate::command::DrainMode;
 use crate::id::{DrainId, EndpointId, Epoch, Name, NodeId, SwitchoverId};
 use crate::pace::Pace;
@@ -35,6 +35,9 @@ pub struct Drain {
     /// How much of the pace each node closes at, in closes in 1,000 seconds.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shares: BTreeMap<NodeId, u64>,
+    /// When it stopped to let its sessions in, if that was later than its begin.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closed: Option<Epoch>,
     /// The epoch of the shares.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shared: Option<Epoch>,
@@ -93,11 +96,12 @@ impl State {
             pace,
             switchover,
             shares: BTreeMap::new(),
+            closed: None,
             shared: None,
         };
         self.drains.insert(drain, record);
         // A switchover has named its own.
-        if self.level() >= HEIRS_LEVEL
+        if self.level() >= SESSIONS_LEVEL
             && switchover.is_none()
             && let Some(pool) = self.pools.get_mut(pool)
         {
@@ -112,7 +116,9 @@ impl State {
             return Err(Rejection::NotDraining { pool: pool.clone(), endpoint: endpoint.clone() });
         };
         target.phase = Phase::Active {};
-        target.heirs.clear();
+        if let Some(pool) = self.pools.get_mut(pool) {
+            Arc::make_mut(pool).disinherit(endpoint);
+        }
         self.end_drain(drain, DrainState::Cancelled, now_ms);
         Ok(drain)
     }
@@ -125,23 +131,30 @@ impl State {
         Ok(drain)
     }
 
-    /// Drains that have ended meanwhile are passed over.
-    pub(crate) fn share_closing(&mut self, epoch: Epoch, shares: &BTreeMap<DrainId, BTreeMap<NodeId, u64>>) {
+    /// Drains that have ended, or whose parts are others, since `seen` are passed over.
+    pub(crate) fn share_closing(
+        &mut self,
+        epoch: Epoch,
+        seen: Option<Epoch>,
+        shares: &BTreeMap<DrainId, BTreeMap<NodeId, u64>>,
+    ) {
         for (id, shares) in shares {
-            if let Some(drain) = self.drains.get_mut(id).filter(|drain| drain.state == DrainState::Draining) {
+            let is_as_seen = |drain: &&mut Drain| drain.state == DrainState::Draining && drain.shared <= seen;
+            if let Some(drain) = self.drains.get_mut(id).filter(is_as_seen) {
                 drain.shares.clone_from(shares);
                 drain.shared = Some(epoch);
             }
         }
     }
 
-    pub(super) fn end_sessions(&mut self, drain: DrainId) -> Result<DrainId, Rejection> {
+    pub(super) fn end_sessions(&mut self, epoch: Epoch, drain: DrainId) -> Result<DrainId, Rejection> {
         let (pool, endpoint) = self.under_way(drain)?;
         if let Phase::Draining { mode, .. } = &mut self.endpoint_mut(&pool, &endpoint)?.phase {
             *mode = DrainMode::Streams;
         }
         if let Some(record) = self.drains.get_mut(&drain) {
             record.mode = DrainMode::Streams;
+            record.closed = Some(epoch);
         }
         Ok(drain)
     }
@@ -160,8 +173,9 @@ impl State {
         let ended = self.drains.iter().filter(|(_, d)| d.state != DrainState::Draining);
         let held =
             |id: &DrainId| self.pools.values().any(|p| p.endpoints.values().any(|e| e.phase.drain() == Some(*id)));
-        let surplus = ended.clone().count().saturating_sub(ENDED_DRAINS_KEPT);
-        let old: Vec<DrainId> = ended.map(|(id, _)| *id).filter(|id| !held(id)).take(surplus).collect();
+        let ended: Vec<DrainId> = ended.map(|(id, _)| *id).filter(|id| !held(id)).collect();
+        let surplus = ended.len().saturating_sub(ENDED_DRAINS_KEPT);
+        let old = ended.into_iter().take(surplus);
         for id in old {
             self.drains.remove(&id);
         }

@@ -60,6 +60,10 @@ pub enum Rejection {
     NodeGone { node: NodeId },
     #[error("there is a cookie key {id} already: rotate again")]
     KeyExists { id: u8 },
+    #[error("the cookie key {id} waits until every member of the fleet has it: rotate when it seals")]
+    KeyWaiting { id: u8 },
+    #[error("pool {pool} has no check")]
+    NotChecked { pool: Name },
     #[error("there is no such join token: it is wrong, used, or too old")]
     UnknownJoinToken {},
     #[error("at most {limit} {what}")]

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::drains::DrainPlan;
-use super::{Phase, Pool, Rejection, State};
+use super::{Endpoint, Phase, Pool, Rejection, State};
 use crate::command::DrainMode;
 use crate::health::Verdict;
 use crate::id::{Epoch, Name, SwitchoverId};
 use crate::switchover::{Stage, Switchover, SwitchoverSpec};
 
+/// More would weigh on every table: the ring decides then.
+const MOST_BEQUESTS: usize = 4_096;
 /// Switchovers that have ended are kept for people to look at, this many.
 const ENDED_SWITCHOVERS_KEPT: usize = 64;
 
@@ -78,8 +80,9 @@ impl State {
         Ok(id)
     }
 
-    /// The old side is active again, also what of it has drained already; the new one drains, so that
-    /// its sessions come back too. One that only waited leaves nothing behind.
+    /// What of the old side still drains is active again; what has drained was called safe to stop, and
+    /// may have been. The new side drains, so that its sessions come back too. One that only waited leaves
+    /// nothing behind.
     pub(super) fn roll_back_switchover(
         &mut self,
         epoch: Epoch,
@@ -90,7 +93,8 @@ impl State {
         let (switchover, pool) = self.switchover(id, Stage::is_under_way)?;
         if switchover.stage == Stage::Draining {
             let spec = &switchover.spec;
-            let of_it = |phase: &Phase| phase.drain().is_some_and(|drain| switchover.drains.contains(&drain));
+            let of_it =
+                |phase: &Phase| matches!(phase, Phase::Draining { drain, .. } if switchover.drains.contains(drain));
             let old: Vec<Name> =
                 pool.endpoints.iter().filter(|(_, e)| of_it(&e.phase)).map(|(name, _)| name.clone()).collect();
             let new: Vec<Name> = spec.new_side(pool).map(|(name, _)| name.clone()).collect();
@@ -111,9 +115,12 @@ impl State {
         Ok(id)
     }
 
-    /// What lived on any of `from` goes to all of `to`.
+    /// What lived on any of `from` goes to all of `to`. Where nobody else is left the ring does that.
     fn bequeath_all(&mut self, pool: &Name, from: &[Name], to: &[Name]) {
-        if let Some(pool) = self.pools.get_mut(pool) {
+        let Some(pool) = self.pools.get_mut(pool) else { return };
+        let active = |endpoint: &&Endpoint| matches!(endpoint.phase, Phase::Active {});
+        let others = pool.endpoints.values().filter(active).count() > to.len();
+        if others && from.len() * to.len() <= MOST_BEQUESTS {
             let pool = Arc::make_mut(pool);
             from.iter().for_each(|endpoint| pool.bequeath_to(endpoint, to.to_vec()));
         }

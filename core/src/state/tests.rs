@@ -340,7 +340,15 @@ fn two_that_rotate_at_once_do_not_take_each_other_s_key_away() {
     };
     fleet.applied(key(1, false));
     assert_eq!(fleet.rejected(key(2, false)), Rejection::KeyExists { id: 2 });
+    let third = CookieKey { id: 3, secret: crate::affinity::KeySecret([3; 32]), promoted: false };
+    assert_eq!(fleet.rejected(Command::PutCookieKey { key: third.clone() }), Rejection::KeyWaiting { id: 2 });
     fleet.applied(key(1, true));
+    fleet.applied(Command::PutCookieKey { key: third });
+    // A late promotion changes no order, or the key that waits would never be found.
+    fleet.applied(key(1, true));
+    fleet.applied(key(1, false));
+    let keys: Vec<(u8, bool)> = fleet.state.cookie_keys.iter().map(|key| (key.id, key.promoted)).collect();
+    assert_eq!(keys, [(2, true), (3, false)]);
 }
 
 /// One of everything that a state can hold.

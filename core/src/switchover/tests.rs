@@ -147,11 +147,16 @@ fn the_new_side_must_be_seen_up_before_anything_changes() {
 fn a_side_that_never_comes_up_changes_nothing() {
     let mut fleet = Fleet::new(true);
     fleet.apply(start(serde_json::json!({ "wait_ms": 5_000 })));
+    NEW.iter().for_each(|endpoint| fleet.add(endpoint, "v2"));
+    // Down, and nobody looks any more: it never comes up by itself.
+    let id = fleet.id_of("b1");
+    let (pool, endpoint, detail) = (name("app"), name("b1"), String::new());
+    fleet.apply(Command::SetHealth { pool: pool.clone(), endpoint, id, verdict: Verdict::Down, detail });
     fleet.now_ms += 4_999;
     assert!(!fleet.step());
     fleet.now_ms += 1;
     assert!(fleet.step());
-    assert_eq!((fleet.stage(), fleet.phases()), (Stage::RolledBack, vec!["active", "active"]));
+    assert_eq!((fleet.stage(), fleet.phases()), (Stage::RolledBack, vec!["active"; 4]));
     assert!(fleet.state.switchovers[&fleet.id()].detail.contains("5 s"));
 }
 
@@ -168,16 +173,27 @@ fn a_new_side_that_fails_is_left_again() {
         fleet.step()
     };
     assert!(!count(&mut fleet, 1_000, 900), "what was before it is not held against it");
+    // Nor what a node that is heard of late had seen before.
+    let late = Outcomes { good: 0, failed: 5_000 };
+    fleet.reports[1].outcomes.insert(id, late);
+    assert!(!fleet.step());
+    fleet.reports[1].outcomes.clear();
+    assert!(!fleet.step());
+    fleet.reports[1].outcomes.insert(id, late);
+    assert!(!fleet.step(), "it was away for a moment");
+    fleet.reports[1].outcomes.insert(id, Outcomes::default());
+    assert!(!fleet.step(), "it has started anew");
+    fleet.reports[1].outcomes.clear();
     assert!(!count(&mut fleet, 1_000, 919), "too few to tell");
     assert!(!count(&mut fleet, 1_200, 919), "not too many");
     fleet.now_ms += WINDOW_MS;
     assert!(!count(&mut fleet, 1_200, 919), "the window begins anew");
     assert!(!count(&mut fleet, 1_218, 921), "exactly a tenth");
-    // One of the old side has drained already: it comes back too.
+    // One of the old side has drained already: it may have been stopped, and stays where it is.
     let drained = fleet.state.switchovers[&fleet.id()].drains[0];
     fleet.apply(Command::FinishDrain { drain: drained, forced: false });
     assert!(count(&mut fleet, 1_218, 922));
-    assert_eq!((fleet.stage(), fleet.phases()), (Stage::RolledBack, vec!["active", "active", "draining", "draining"]));
+    assert_eq!((fleet.stage(), fleet.phases()), (Stage::RolledBack, vec!["drained", "active", "draining", "draining"]));
     assert!(watched(&fleet.state).is_empty());
 }
 

@@ -97,3 +97,21 @@ async fn a_request_is_explained_by_the_table_that_decides_it() {
         assert_eq!(client.get(&format!("/v1/explain{bad}")).await.problem(400), "invalid-request", "{bad}");
     }
 }
+
+/// A quiet moment of an endpoint whose sessions may come back is no end: the hook ends them.
+#[tokio::test]
+async fn a_pod_that_drains_with_its_sessions_is_not_safe_until_they_have_gone() {
+    let (node, client) = ready().await;
+    populate(&client).await;
+    let id = client.post("/v1/pools/app/endpoints/app-1/drain", r#"{"mode":"sessions"}"#).await.expect(200);
+    let id = id["drain"].as_str().unwrap();
+    let drain = client.get(&format!("/v1/drains/{id}")).await.expect(200);
+    assert_eq!((&drain["requests"], &drain["safe"]), (&json!(0), &json!(false)));
+    let address = client.get("/v1/pools/app").await.expect(200)["endpoints"][0]["address"].as_str().unwrap().to_owned();
+    node.count(EndpointId(2), 1);
+    let path = format!("/v1/prestop?address={address}");
+    let left = client.post(&format!("{path}&timeout_seconds=1"), "").await.expect(202);
+    assert_eq!((&left["drains"][0]["id"], &left["drains"][0]["mode"]), (&json!(id), &json!("streams")));
+    let (safe, ()) = tokio::join!(client.post(&path, ""), async { node.count(EndpointId(2), 0) });
+    assert_eq!(safe.expect(200)["safe"], true);
+}
