@@ -61,8 +61,18 @@ describe("status parser", () => {
     const status = parseStatus({ epoch: 7, node: "a", pools: [{ name: "p", endpoints: [{ name: "e" }] }], drains: [{ id: "d1" }], routes: [{}] });
     expect(status.quorum).toBe(false);
     expect(status.pools[0]?.endpoints[0]).toMatchObject({ phase: "unknown", weight: 1, by_node: [], drain: null, health: null });
-    expect(status.drains[0]).toMatchObject({ safe: false, missing: [], deadline_ms: null });
+    expect(status.drains[0]).toMatchObject({ safe: false, missing: [], deadline_ms: null, pace: null });
+    expect(status.switchovers).toEqual([]);
     expect(status.routes[0]).toMatchObject({ host: null, path_prefix: "/" });
+  });
+});
+
+describe("switchovers", () => {
+  it("are read with either kind of side", () => {
+    const json = { id: "s9", from: { revision: "v1" }, to: { endpoints: ["a", 7] }, stage: "waiting", min_ready: 3 };
+    const status = parseStatus({ epoch: 7, node: "a", switchovers: [json] });
+    const sides = { from: { revision: "v1", endpoints: [] }, to: { revision: null, endpoints: ["a"] } };
+    expect(status.switchovers[0]).toMatchObject({ ...sides, stage: "waiting", ready: 0, min_ready: 3, deadline_ms: null });
   });
 });
 
@@ -90,7 +100,7 @@ describe("outcomes of writes", () => {
 
   it("is unknown when the answer is lost or cannot be read", async () => {
     const lost = new Api("http://node/", () => Promise.reject(new TypeError("Failed to fetch")));
-    const action = startDrain("p", "e", { mode: "streams", deadline_seconds: null, reason: " " });
+    const action = startDrain("p", "e", { mode: "streams", deadline_seconds: null, reason: " ", pace: 7 });
     expect(await lost.write(action)).toMatchObject({ kind: "unknown", problem: { detail: "The node cannot be reached." } });
     const garbled = new Api("http://node/", () => Promise.resolve(new Response("{")));
     expect((await garbled.write(action)).kind).toBe("unknown");
@@ -103,7 +113,7 @@ describe("outcomes of writes", () => {
       return Promise.resolve(new Response(JSON.stringify({ outcome: "applied", epoch: 1 })));
     });
     api.token = "tide";
-    const action = startDrain("p q", "e", { mode: "sessions", deadline_seconds: null, reason: " " });
+    const action = startDrain("p q", "e", { mode: "sessions", deadline_seconds: null, reason: " ", pace: null });
     await api.write(action);
     await api.write(action);
     const headers = sent.map(({ init }) => init.headers as Headers);

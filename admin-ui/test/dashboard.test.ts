@@ -29,7 +29,7 @@ function memory(): Storage {
   } as Storage;
 }
 
-const drain = () => startDrain("p", "e", { mode: "streams", deadline_seconds: 60, reason: "" });
+const drain = () => startDrain("p", "e", { mode: "streams", deadline_seconds: 60, reason: "", pace: 0 });
 const pass = (ms: number) => vi.advanceTimersByTimeAsync(ms);
 
 describe("dashboard", () => {

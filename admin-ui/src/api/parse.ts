@@ -1,7 +1,7 @@
 // Turns whatever `/v1/status` answered into a `Status`, or throws. A field that an older or newer
 // node leaves out gets a harmless value here, so that no component has to ask whether it exists.
 
-import type { Drain, DrainNode, Endpoint, EndpointHealth, FleetNode, NodeCounts, Pool, Route, Status } from "./types";
+import type { Drain, DrainNode, Endpoint, EndpointHealth, FleetNode, NodeCounts, Pool, Route, Side, Status, Switchover } from "./types";
 
 type Fields = Record<string, unknown>;
 
@@ -42,6 +42,7 @@ export function parseStatus(json: unknown): Status {
     pools: list(status["pools"], pool),
     nodes: list(status["nodes"], node),
     drains: list(status["drains"], drain),
+    switchovers: list(status["switchovers"], switchover),
     routes: list(status["routes"], route),
   };
 }
@@ -110,10 +111,38 @@ function drain(value: Fields): Drain {
     reason: text(value["reason"]),
     requests: count(value["requests"]),
     websockets: count(value["websockets"]),
+    event_streams: count(value["event_streams"]),
+    pace: countOrNull(value["pace"]),
     safe: value["safe"] === true,
     nodes: list(value["nodes"], drainNode),
     missing: Array.isArray(value["missing"]) ? value["missing"].filter((name) => typeof name === "string") : [],
   };
+}
+
+function switchover(value: Fields): Switchover {
+  return {
+    id: text(value["id"]),
+    pool: text(value["pool"]),
+    from: side(value["from"]),
+    to: side(value["to"]),
+    stage: text(value["stage"], "unknown"),
+    detail: text(value["detail"]),
+    reason: text(value["reason"]),
+    pace: count(value["pace"]),
+    ready: count(value["ready"]),
+    min_ready: count(value["min_ready"], 1),
+    requests: count(value["requests"]),
+    websockets: count(value["websockets"]),
+    event_streams: count(value["event_streams"]),
+    started_ms: count(value["started_ms"]),
+    deadline_ms: countOrNull(value["deadline_ms"]),
+  };
+}
+
+function side(value: unknown): Side {
+  const { revision, endpoints } = fields(value);
+  const names = Array.isArray(endpoints) ? endpoints.filter((name) => typeof name === "string") : [];
+  return { revision: textOrNull(revision), endpoints: names };
 }
 
 function drainNode(value: Fields): DrainNode {

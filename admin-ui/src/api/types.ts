@@ -76,6 +76,9 @@ export interface DrainNode extends Counts {
 }
 
 export interface Drain extends Counts {
+  /** Closes in a second over the fleet; null leaves what lasts until the deadline. */
+  pace: number | null;
+  event_streams: number;
   id: string;
   pool: string;
   endpoint: string;
@@ -90,6 +93,29 @@ export interface Drain extends Counts {
   missing: string[];
 }
 
+/** Some endpoints of a pool: a revision, or a list. */
+export interface Side {
+  revision: string | null;
+  endpoints: string[];
+}
+
+export interface Switchover extends Counts {
+  id: string;
+  pool: string;
+  from: Side;
+  to: Side;
+  stage: "waiting" | "draining" | "done" | "rolled-back" | (string & {});
+  /** Why it was rolled back. */
+  detail: string;
+  reason: string;
+  pace: number;
+  ready: number;
+  min_ready: number;
+  event_streams: number;
+  started_ms: number;
+  deadline_ms: number | null;
+}
+
 export interface Status {
   epoch: number;
   /** The node that answered. */
@@ -99,5 +125,6 @@ export interface Status {
   pools: Pool[];
   nodes: FleetNode[];
   drains: Drain[];
+  switchovers: Switchover[];
   routes: Route[];
 }

@@ -8,6 +8,8 @@ export interface DrainRequest {
   /** Null leaves the field out. */
   deadline_seconds: number | null;
   reason: string;
+  /** Closes in a second; null leaves the field out, and the fleet its default. */
+  pace: number | null;
 }
 
 function drainPath(pool: string, endpoint: string): string {
@@ -17,6 +19,7 @@ function drainPath(pool: string, endpoint: string): string {
 export function startDrain(pool: string, endpoint: string, request: DrainRequest): WriteAction {
   const body: Record<string, unknown> = { mode: request.mode };
   if (request.deadline_seconds !== null) body["deadline_seconds"] = request.deadline_seconds;
+  if (request.pace !== null) body["pace"] = request.pace;
   if (request.reason.trim() !== "") body["reason"] = request.reason.trim();
   return { method: "POST", path: drainPath(pool, endpoint), body, key: newKey() };
 }
