@@ -20,6 +20,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::config::{self, Config};
+use crate::systemd::{self, Told};
 
 /// Threads for the control plane and the admin API; requests have the workers' own.
 const CONTROL_THREADS: usize = 2;
@@ -53,6 +54,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
                 info!(%address, "listening");
             }
             metrics.fill(balancer.metrics());
+            systemd::tell(Told::Ready);
             Some(balancer)
         }
         () = leave.requested() => None,
@@ -67,6 +69,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         }
     }
 
+    systemd::tell(Told::Stopping);
     if let Some(balancer) = balancer {
         leave_clients(&config.drain, balancer).await;
     }
