@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{HeaderMap, Response};
+use http::{HeaderMap, HeaderName, Response};
 use tidelock_core::choose::{ROUTE_TO, RouteTo};
 use tidelock_core::retry::Failure;
 use tidelock_core::spec::PoolSpec;
@@ -27,14 +27,16 @@ use crate::upload::Uploaded;
 use crate::upstream::dial::Spoken;
 use crate::upstream::{Endpoint, Lend, LendError};
 
+pub(crate) static ROUTE_TO_FIELD: HeaderName = HeaderName::from_static(ROUTE_TO);
+
 /// How an attempt ended that brought no response.
 pub(crate) enum Failed {
     /// The endpoint's side; the body as far as it is left, for another attempt.
     Endpoint(Failure, Source),
     /// The client's side: nothing to try again.
     Client(Abort),
-    /// The endpoint says that the request is another one's.
-    Routed(RouteTo, Source),
+    /// The endpoint says that the request is another one's. Boxed, since all others would be moved with it.
+    Routed(Box<(RouteTo, Source)>),
 }
 
 /// A request as it goes to an endpoint.
@@ -95,7 +97,7 @@ impl Attempt<'_> {
         if !self.pool.route_to {
             return None;
         }
-        fields.get(ROUTE_TO).and_then(RouteTo::parse)
+        fields.get(&ROUTE_TO_FIELD).and_then(RouteTo::parse)
     }
 
     pub(crate) fn lend(&self) -> Lend<'_> {

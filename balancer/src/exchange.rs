@@ -12,7 +12,7 @@ use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
 use tidelock_core::affinity::{Pin, SessionId};
-use tidelock_core::choose::{Asked, Choice, Moment, NoEndpoint, Placement, ROUTE_TO, RouteTo, choose};
+use tidelock_core::choose::{Asked, Choice, Moment, NoEndpoint, Placement, RouteTo, choose};
 use tidelock_core::retry::{Failure, Verdict, verdict};
 use tidelock_core::route::{NoRoute, Route};
 use tidelock_core::spec::Affinity;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 
 pub(crate) use self::hold::Waiting;
 use crate::access::Access;
+use crate::attempt::ROUTE_TO_FIELD;
 use crate::headers::{self, Client, Host};
 use crate::kept::Kept;
 use crate::lease::Lease;
@@ -279,11 +280,13 @@ impl Exchange {
         }
         self.access.head(response.status());
         endpoint.state.count_outcome(self.worker.index, !response.status().is_server_error());
-        let version = response.version();
+        let (version, is_routing) = (response.version(), self.pool().spec.route_to);
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields, version);
-        // Between endpoints and the balancer only.
-        fields.remove(ROUTE_TO);
+        if is_routing {
+            // Between endpoints and the balancer only.
+            fields.remove(&ROUTE_TO_FIELD);
+        }
         if !fields.contains_key(DATE) {
             // Who passes a response on without one adds it (RFC 9110 section 6.6.1).
             fields.insert(DATE, self.worker.date());

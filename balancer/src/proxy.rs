@@ -65,7 +65,8 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
             Err(Failed::Client(Abort::Malformed)) => return own(exchange.access, Reason::BadBody, Received::Empty),
             Err(Failed::Client(Abort::Slow)) => return own(exchange.access, Reason::SlowRequest, Received::Empty),
             Err(Failed::Client(_)) => return aborted(exchange.access),
-            Err(Failed::Routed(to, rest)) => {
+            Err(Failed::Routed(routed)) => {
+                let (to, rest) = *routed;
                 source = rest;
                 if let Err(reason) = exchange.route_to(to, source.is_replayable()) {
                     return own(exchange.access, reason, source.into_rest());

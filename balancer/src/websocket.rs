@@ -103,7 +103,8 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
             }
             Err(Failed::Client(_)) => return aborted(exchange.access),
             // A handshake has no body to be lost.
-            Err(Failed::Routed(to, _)) => {
+            Err(Failed::Routed(routed)) => {
+                let (to, _) = *routed;
                 if let Err(reason) = exchange.route_to(to, true) {
                     return own(exchange.access, reason, rest);
                 }

@@ -103,7 +103,7 @@ impl Attempt<'_> {
         match outcome {
             Ok(ResponseHead { parts, body, keep_alive }) => {
                 if let Some(to) = self.route_to(&parts.headers) {
-                    return Err(Failed::Routed(to, upload.source));
+                    return Err(Failed::Routed(Box::new((to, upload.source))));
                 }
                 upload.source.commit();
                 let running = Running { lent, body, upload, keep_alive, cut };

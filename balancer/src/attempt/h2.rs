@@ -5,6 +5,7 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use http::{Response, StatusCode};
+use tidelock_core::choose::RouteTo;
 use tidelock_core::retry::Failure;
 
 use super::{Attempt, Failed, Proxied, Wait, Way};
@@ -98,15 +99,10 @@ impl Attempt<'_> {
             Ok((head, _)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(Failed::Endpoint(Failure::Protocol, Source::gone()))
             }
-            Ok((head, _)) if self.route_to(head.headers()).is_some() => {
-                if head.body().is_end_stream() && pump.is_none() {
-                    slot.settle();
-                }
-                let source = pump.map(|pump| pump.cancel()).or(idle_source).unwrap_or_else(Source::gone);
-                let to = self.route_to(head.headers()).expect("it was there a line ago");
-                Err(Failed::Routed(to, source))
-            }
             Ok((head, uploaded)) => {
+                if let Some(to) = self.route_to(head.headers()) {
+                    return Err(routed(to, &head, slot, pump, idle_source));
+                }
                 let sign = pump.as_ref().map(|pump| pump.sign());
                 if uploaded.is_some() {
                     idle_source = pump.take().map(|pump| pump.into_source());
@@ -141,6 +137,22 @@ impl Attempt<'_> {
         }
         response.poll(cx)
     }
+}
+
+/// The response says whose the request is, and nothing else that matters.
+#[cold]
+fn routed(
+    to: RouteTo,
+    head: &Response<h2::RecvStream>,
+    slot: Slot,
+    pump: Option<Box<H2Upload>>,
+    idle_source: Option<Source>,
+) -> Failed {
+    if head.body().is_end_stream() && pump.is_none() {
+        slot.settle();
+    }
+    let source = pump.map(|pump| pump.cancel()).or(idle_source).unwrap_or_else(Source::gone);
+    Failed::Routed(Box::new((to, source)))
 }
 
 /// What is left of a request whose upload has ended: nothing, where all of it went.

@@ -51,7 +51,7 @@ async fn by_connect(attempt: &mut Attempt<'_>, slot: Slot, lease: Lease) -> Resu
         }
         Connected::Refused(head) if attempt.route_to(head.headers()).is_some() => {
             let to = attempt.route_to(head.headers()).expect("it was there a line ago");
-            return Err(Failed::Routed(to, Source::gone()));
+            return Err(Failed::Routed(Box::new((to, Source::gone()))));
         }
         Connected::Refused(head) => Opened::Refused(head.map(|answer| answer.into_proxied(attempt, lease))),
     })

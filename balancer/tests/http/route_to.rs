@@ -146,7 +146,8 @@ async fn what_cannot_be_sent_on_is_told() {
     assert_eq!((response.status(), response.field("tidelock-reason")), ("502", Some("routed-too-late")));
 }
 
-/// Pools that were not told to believe their endpoints do not, and nobody outside sees the header.
+/// Pools that were not told to believe their endpoints do not: there it is a field like any other. Where they
+/// were, nobody outside sees it, also when it says nothing.
 #[tokio::test]
 async fn only_where_the_pool_allows_it() {
     let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
@@ -157,6 +158,12 @@ async fn only_where_the_pool_allows_it() {
     let mut from_a = a.h2().await;
     let request = from_a.expect_request().await;
     send_on(&mut from_a, request.stream, TO_B).await;
+    let response = client.response(stream).await;
+    assert_eq!((response.status(), response.field("tidelock-route-to")), ("307", Some("node=app@b")));
+    fleet.change(json!({ "protocol": "h2c", "route_to": true })).await;
+    let stream = client.get("/").await;
+    let request = from_a.expect_request().await;
+    send_on(&mut from_a, request.stream, ("tidelock-route-to", "somewhere")).await;
     let response = client.response(stream).await;
     assert_eq!((response.status(), response.field("tidelock-route-to")), ("307", None));
 }
