@@ -19,6 +19,7 @@ mod sessions;
 mod status;
 mod switchover;
 mod view;
+mod wait;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -1,21 +1,15 @@
 //! `tidelock drain`, and the wait that `tidelock endpoint drain --wait` shares with it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Subcommand;
 use tidelock_core::id::DrainId;
-use tokio::time::Instant;
 
-use super::client::{Api, Failure};
-use super::output::{Progress, Table, bar, print, print_line};
+use super::client::Api;
+use super::output::{Table, bar, print};
 use super::pool::print_raw;
+use super::wait::{self, Waited, count, cut_in};
 use super::{Outcome, duration, view};
-
-/// Behind the deadline the leader waits a little for nodes that are away, then ends the drain.
-pub(super) const GRACE: Duration = Duration::from_secs(30);
-pub(super) const POLL: Duration = Duration::from_millis(500);
-/// A fleet that changes its leader or a node that restarts is back by then.
-pub(super) const PATIENCE: Duration = Duration::from_secs(15);
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -65,86 +59,51 @@ pub(super) async fn run(command: Command, api: &mut Api) -> anyhow::Result<Outco
 
 /// Shows a drain's progress until it is over.
 pub(super) async fn wait(api: &mut Api, id: &str, timeout: Duration) -> anyhow::Result<Outcome> {
-    let end = Instant::now() + timeout;
-    let mut heard = Instant::now();
-    let mut progress = Progress::new();
-    let mut most = 0;
-    let path = format!("/v1/drains/{id}");
-    loop {
-        match api.get::<view::Drain>(&path).await {
-            Ok(drain) => {
-                heard = Instant::now();
-                most = most.max(drain.requests);
-                let (steady, live) = line(&drain, most, now_ms());
-                progress.update(&steady, &live);
-                if let Some((outcome, message)) = over(&drain) {
-                    progress.finish();
-                    print_line(&message)?;
-                    return Ok(outcome);
-                }
-            }
-            // The node that was asked may be the one that restarts.
-            Err(Failure::Unreachable { .. }) if heard.elapsed() < PATIENCE => {
-                progress.update(&format!("{id}: no node answers, trying again"), "");
-            }
-            Err(failure) => {
-                progress.finish();
-                return Err(failure.into());
-            }
-        }
-        if Instant::now() >= end {
-            progress.finish();
-            print_line(&format!("{id}: not safe after {}; it goes on", duration::show(timeout.as_secs())))?;
-            return Ok(Outcome::TimedOut);
-        }
-        tokio::time::sleep(POLL.min(end.saturating_duration_since(Instant::now()))).await;
+    wait::wait::<view::Drain>(api, &format!("/v1/drains/{id}"), id, timeout).await
+}
+
+impl Waited for view::Drain {
+    fn left(&self) -> u64 {
+        self.requests
     }
-}
 
-/// What a drain has come to, if it is over.
-fn over(drain: &view::Drain) -> Option<(Outcome, String)> {
-    let (id, endpoint, pool) = (&drain.id, &drain.endpoint, &drain.pool);
-    match drain.state.as_str() {
-        // With sessions a quiet moment is no end.
-        "draining" if drain.safe && drain.mode == "streams" => {
-            Some((Outcome::Done, format!("{id}: {endpoint} of {pool} is safe to stop")))
+    fn over(&self) -> Option<(Outcome, String)> {
+        let (id, endpoint, pool) = (&self.id, &self.endpoint, &self.pool);
+        match self.state.as_str() {
+            // With sessions a quiet moment is no end.
+            "draining" if self.safe && self.mode == "streams" => {
+                Some((Outcome::Done, format!("{id}: {endpoint} of {pool} is safe to stop")))
+            }
+            "draining" => None,
+            "drained" => Some((Outcome::Done, format!("{id}: {endpoint} of {pool} is drained, safe to stop"))),
+            "forced" => Some((Outcome::TimedOut, format!("{id}: the deadline came first, what was left has been cut"))),
+            "cancelled" => Some((Outcome::Refused, format!("{id}: the drain was cancelled, {endpoint} is active"))),
+            "removed" => Some((Outcome::Refused, format!("{id}: {endpoint} was deleted or replaced meanwhile"))),
+            other => Some((Outcome::Refused, format!("{id}: {other}"))),
         }
-        "draining" => None,
-        "drained" => Some((Outcome::Done, format!("{id}: {endpoint} of {pool} is drained, safe to stop"))),
-        "forced" => Some((Outcome::TimedOut, format!("{id}: the deadline came first, what was left has been cut"))),
-        "cancelled" => Some((Outcome::Refused, format!("{id}: the drain was cancelled, {endpoint} is active"))),
-        "removed" => Some((Outcome::Refused, format!("{id}: {endpoint} was deleted or replaced meanwhile"))),
-        other => Some((Outcome::Refused, format!("{id}: {other}"))),
     }
-}
 
-/// What changes seldom, and what moves with the clock.
-fn line(drain: &view::Drain, most: u64, now_ms: u64) -> (String, String) {
-    let requests = drain.requests.saturating_sub(drain.websockets + drain.event_streams);
-    let missing = match drain.missing.as_slice() {
-        [] => String::new(),
-        nodes => format!(", waiting for {}", nodes.join(", ")),
-    };
-    let bar = bar(most.saturating_sub(drain.requests), most, 20);
-    let left = format!(
-        "{}, {} and {} left",
-        count(requests, "request"),
-        count(drain.websockets, "WebSocket"),
-        count(drain.event_streams, "event stream"),
-    );
-    let steady = format!("{}: [{bar}] {left}{missing}", drain.id);
-    let live = drain.deadline_ms.map(|deadline| deadline.saturating_sub(now_ms) / 1_000);
-    let live = live.map(|seconds| format!(", cut in {}", duration::show(seconds))).unwrap_or_default();
-    (steady, live)
-}
+    fn line(&self, most: u64, now_ms: u64) -> (String, String) {
+        let drain = self;
+        let requests = drain.requests.saturating_sub(drain.websockets + drain.event_streams);
+        let missing = match drain.missing.as_slice() {
+            [] => String::new(),
+            nodes => format!(", waiting for {}", nodes.join(", ")),
+        };
+        let bar = bar(most.saturating_sub(drain.requests), most, 20);
+        let left = format!(
+            "{}, {} and {} left",
+            count(requests, "request"),
+            count(drain.websockets, "WebSocket"),
+            count(drain.event_streams, "event stream"),
+        );
+        let steady = format!("{}: [{bar}] {left}{missing}", drain.id);
+        (steady, cut_in(drain.deadline_ms, now_ms))
+    }
 
-pub(super) fn count(number: u64, what: &str) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
-}
-
-pub(super) fn now_ms() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+    fn unfinished() -> &'static str {
+        "not safe"
+    }
 }
 
 pub(super) fn list(drains: &[view::Drain]) -> String {
@@ -203,14 +162,14 @@ mod tests {
         let drain = drain(serde_json::json!({
             "id": "d9", "state": "draining", "requests": 4, "websockets": 1, "event_streams": 1, "missing": ["c"], "deadline_ms": 65_000
         }));
-        let (steady, live) = line(&drain, 8, 5_000);
+        let (steady, live) = drain.line(8, 5_000);
         assert_eq!(steady, "d9: [##########----------] 2 requests, 1 WebSocket and 1 event stream left, waiting for c");
         assert_eq!(live, ", cut in 1m 0s");
     }
 
     #[test]
     fn only_zero_everywhere_is_safe() {
-        let ends = |json| over(&drain(json)).map(|(outcome, _)| outcome);
+        let ends = |json| drain(json).over().map(|(outcome, _)| outcome);
         use serde_json::json;
         assert!(ends(json!({"state": "draining", "mode": "streams", "safe": false})).is_none());
         assert!(ends(json!({"state": "draining", "mode": "sessions", "safe": true})).is_none());

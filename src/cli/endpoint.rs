@@ -11,7 +11,7 @@ use tidelock_core::spec::{Address, EndpointSpec, NodeName, Weight};
 use super::client::{Api, Failure};
 use super::output::{Table, print, print_line};
 use super::pool::print_raw;
-use super::{Outcome, drain, duration, view};
+use super::{Outcome, drain, duration, view, wait};
 
 #[derive(Subcommand)]
 pub(super) enum Command {
@@ -137,7 +137,7 @@ async fn start_drain(options: DrainOptions, api: &mut Api) -> anyhow::Result<Out
     let missing = || Failure::Foreign { url: api.url().into(), reason: "it names no drain".into() };
     let id = applied.drain.ok_or_else(missing)?;
     print_line(&format!("endpoint {endpoint} of {pool}: draining as {id}, from epoch {}", applied.epoch))?;
-    if wait { drain::wait(api, &id, deadline + drain::GRACE).await } else { Ok(Outcome::Done) }
+    if wait { drain::wait(api, &id, deadline + wait::GRACE).await } else { Ok(Outcome::Done) }
 }
 
 fn path(pool: &Name, endpoint: &Name) -> String {

@@ -8,10 +8,10 @@ use serde_json::json;
 
 use super::Outcome;
 use super::client::Api;
-use super::drain::now_ms;
 use super::output::{Table, print, print_line};
 use super::pool::print_raw;
 use super::view;
+use super::wait::now_ms;
 
 /// Longer than any `drain.deadline_ms`: the node's own deadline ends the wait.
 const LEAVE: Duration = Duration::from_secs(86_400 + 60);

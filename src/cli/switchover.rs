@@ -7,12 +7,11 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::json;
 use tidelock_core::id::{Name, SwitchoverId};
-use tokio::time::Instant;
 
 use super::client::{Api, Failure};
-use super::drain::{GRACE, PATIENCE, POLL, count, now_ms};
-use super::output::{Progress, Table, bar, print, print_line};
+use super::output::{Table, bar, print, print_line};
 use super::pool::print_raw;
+use super::wait::{self, GRACE, Waited, count, cut_in};
 use super::{Outcome, drain, duration, view};
 
 #[derive(Subcommand)]
@@ -177,74 +176,48 @@ async fn start(options: StartOptions, api: &mut Api) -> anyhow::Result<Outcome> 
 
 /// Shows a switchover's progress until it has ended.
 async fn wait(api: &mut Api, id: &str, timeout: Duration) -> anyhow::Result<Outcome> {
-    let end = Instant::now() + timeout;
-    let mut heard = Instant::now();
-    let mut progress = Progress::new();
-    let mut most = 0;
-    let path = format!("/v1/switchovers/{id}");
-    loop {
-        match api.get::<view::Switchover>(&path).await {
-            Ok(switchover) => {
-                heard = Instant::now();
-                most = most.max(switchover.requests);
-                let (steady, live) = line(&switchover, most, now_ms());
-                progress.update(&steady, &live);
-                if let Some((outcome, message)) = over(&switchover) {
-                    progress.finish();
-                    print_line(&message)?;
-                    return Ok(outcome);
-                }
-            }
-            // The node that was asked may be the one that restarts.
-            Err(Failure::Unreachable { .. }) if heard.elapsed() < PATIENCE => {
-                progress.update(&format!("{id}: no node answers, trying again"), "");
-            }
-            Err(failure) => {
-                progress.finish();
-                return Err(failure.into());
-            }
-        }
-        if Instant::now() >= end {
-            progress.finish();
-            print_line(&format!("{id}: not over after {}; it goes on", duration::show(timeout.as_secs())))?;
-            return Ok(Outcome::TimedOut);
-        }
-        tokio::time::sleep(POLL.min(end.saturating_duration_since(Instant::now()))).await;
-    }
+    wait::wait::<view::Switchover>(api, &format!("/v1/switchovers/{id}"), id, timeout).await
 }
 
-fn over(switchover: &view::Switchover) -> Option<(Outcome, String)> {
-    let (id, pool) = (&switchover.id, &switchover.pool);
-    match switchover.stage.as_str() {
-        "waiting" | "draining" => None,
-        "done" => {
-            let cut = switchover.drains.iter().filter(|drain| drain.state == "forced").count();
-            let told = match cut {
-                0 => String::new(),
-                cut => format!("; the deadline came first on {}", count(cut as u64, "endpoint")),
-            };
-            Some((Outcome::Done, format!("{id}: the old side of {pool} is empty, safe to stop{told}")))
-        }
-        _ => Some((Outcome::Refused, format!("{id}: rolled back: {}", switchover.detail))),
+impl Waited for view::Switchover {
+    fn left(&self) -> u64 {
+        self.requests
     }
-}
 
-/// What changes seldom, and what moves with the clock.
-fn line(switchover: &view::Switchover, most: u64, now_ms: u64) -> (String, String) {
-    let view::Switchover { id, requests, websockets, event_streams, .. } = switchover;
-    if switchover.stage == "waiting" {
-        return (format!("{id}: {} of {} new endpoints are up", switchover.ready, switchover.min_ready), String::new());
+    fn over(&self) -> Option<(Outcome, String)> {
+        let (id, pool) = (&self.id, &self.pool);
+        match self.stage.as_str() {
+            "waiting" | "draining" => None,
+            "done" => {
+                let cut = self.drains.iter().filter(|drain| drain.state == "forced").count();
+                let told = match cut {
+                    0 => String::new(),
+                    cut => format!("; the deadline came first on {}", count(cut as u64, "endpoint")),
+                };
+                Some((Outcome::Done, format!("{id}: the old side of {pool} is empty, safe to stop{told}")))
+            }
+            _ => Some((Outcome::Refused, format!("{id}: rolled back: {}", self.detail))),
+        }
     }
-    let bar = bar(most.saturating_sub(*requests), most, 20);
-    let steady = format!(
-        "{id}: [{bar}] {}, {} and {} left",
-        count(requests.saturating_sub(websockets + event_streams), "request"),
-        count(*websockets, "WebSocket"),
-        count(*event_streams, "event stream"),
-    );
-    let live = switchover.deadline_ms.map(|deadline| deadline.saturating_sub(now_ms) / 1_000);
-    let live = live.map(|seconds| format!(", cut in {}", duration::show(seconds))).unwrap_or_default();
-    (steady, live)
+
+    fn line(&self, most: u64, now_ms: u64) -> (String, String) {
+        let view::Switchover { id, requests, websockets, event_streams, .. } = self;
+        if self.stage == "waiting" {
+            return (format!("{id}: {} of {} new endpoints are up", self.ready, self.min_ready), String::new());
+        }
+        let bar = bar(most.saturating_sub(*requests), most, 20);
+        let steady = format!(
+            "{id}: [{bar}] {}, {} and {} left",
+            count(requests.saturating_sub(websockets + event_streams), "request"),
+            count(*websockets, "WebSocket"),
+            count(*event_streams, "event stream"),
+        );
+        (steady, cut_in(self.deadline_ms, now_ms))
+    }
+
+    fn unfinished() -> &'static str {
+        "not over"
+    }
 }
 
 fn list(switchovers: &[view::Switchover]) -> String {
@@ -291,18 +264,18 @@ mod tests {
     #[test]
     fn the_line_tells_what_it_waits_for_and_what_is_left() {
         let waiting = switchover(json!({ "id": "s9", "stage": "waiting", "ready": 1, "min_ready": 3 }));
-        assert_eq!(line(&waiting, 0, 0).0, "s9: 1 of 3 new endpoints are up");
+        assert_eq!(waiting.line(0, 0).0, "s9: 1 of 3 new endpoints are up");
         let draining = switchover(json!({
             "id": "s9", "stage": "draining", "requests": 8, "websockets": 5, "event_streams": 1, "deadline_ms": 65_000
         }));
-        let (steady, live) = line(&draining, 16, 5_000);
+        let (steady, live) = draining.line(16, 5_000);
         assert_eq!(steady, "s9: [##########----------] 2 requests, 5 WebSockets and 1 event stream left");
         assert_eq!(live, ", cut in 1m 0s");
     }
 
     #[test]
     fn a_switchover_that_went_back_is_no_success() {
-        let ends = |json| over(&switchover(json));
+        let ends = |json| switchover(json).over();
         assert!(ends(json!({ "stage": "waiting" })).is_none() && ends(json!({ "stage": "draining" })).is_none());
         let (outcome, told) = ends(json!({ "stage": "done", "drains": [{ "state": "forced" }] })).unwrap();
         assert!(matches!(outcome, Outcome::Done) && told.contains("deadline came first on 1 endpoint"));
