@@ -29,6 +29,11 @@ use crate::upstream::{Endpoint, Lend, LendError};
 
 pub(crate) static ROUTE_TO_FIELD: HeaderName = HeaderName::from_static(ROUTE_TO);
 
+#[cold]
+fn routed_by(fields: &HeaderMap) -> Option<RouteTo> {
+    fields.get(&ROUTE_TO_FIELD).and_then(RouteTo::parse)
+}
+
 /// How an attempt ended that brought no response.
 pub(crate) enum Failed {
     /// The endpoint's side; the body as far as it is left, for another attempt.
@@ -94,10 +99,7 @@ impl Attempt<'_> {
 
     /// Whose the endpoint says that the request is, if its pool may say that.
     pub(crate) fn route_to(&self, fields: &HeaderMap) -> Option<RouteTo> {
-        if !self.pool.route_to {
-            return None;
-        }
-        fields.get(&ROUTE_TO_FIELD).and_then(RouteTo::parse)
+        if self.pool.route_to { routed_by(fields) } else { None }
     }
 
     pub(crate) fn lend(&self) -> Lend<'_> {

@@ -40,8 +40,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
     }
     loop {
         let Some((choice, endpoint, lease)) = exchange.next() else {
-            // Boxed: few wait, and all others would pay for it.
-            if Box::pin(exchange.hold()).await {
+            if exchange.hold().await {
                 continue;
             }
             let reason = exchange.reason();
@@ -56,8 +55,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
                     && is_event_stream(response.headers())
                     && !response.body().is_end()
                 {
-                    let events = Events::new(&endpoint, &exchange.worker.counters);
-                    response.body_mut().lasts(events);
+                    response.body_mut().lasts(Events::new(&endpoint, &exchange.worker.counters));
                 }
                 exchange.finish_head(&choice, &endpoint, &mut response);
                 return Outbound::Response(response.map(OutBody::Proxied), exchange.access);
@@ -78,7 +76,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
                 match exchange.failed(&choice, failure, &source) {
                     Verdict::Again => source.rewind(),
                     // Nothing was sent anywhere.
-                    Verdict::GiveUp if failure == Failure::Connect && Box::pin(exchange.hold()).await => {
+                    Verdict::GiveUp if failure == Failure::Connect && exchange.hold().await => {
                         source.rewind();
                     }
                     Verdict::GiveUp => {

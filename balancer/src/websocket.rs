@@ -75,8 +75,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
     announce(&mut exchange.head.headers);
     loop {
         let Some((choice, endpoint, lease)) = exchange.next() else {
-            // Boxed: few wait, and all others would pay for it.
-            if Box::pin(exchange.hold()).await {
+            if exchange.hold().await {
                 continue;
             }
             let reason = exchange.reason();
@@ -112,7 +111,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
             Err(Failed::Endpoint(failure, source)) => {
                 let gives_up = exchange.failed(&choice, failure, &source) == Verdict::GiveUp;
                 // Nothing was sent anywhere where no connection came about.
-                if gives_up && !(failure == Failure::Connect && Box::pin(exchange.hold()).await) {
+                if gives_up && !(failure == Failure::Connect && exchange.hold().await) {
                     let reason = exchange.reason();
                     return own(exchange.access, reason, rest);
                 }

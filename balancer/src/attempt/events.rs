@@ -43,6 +43,7 @@ pub(crate) enum Next {
 }
 
 impl Events {
+    #[cold]
     pub(crate) fn new(endpoint: &Rc<Endpoint>, counters: &Arc<Counters>) -> Events {
         Events { open: Open::on(endpoint, counters), tail: Tail::default(), closing: None }
     }

@@ -1,6 +1,7 @@
 //! Holding: a request for which there is no endpoint now waits for one, for as long as its pool
 //! allows. A gap between the last old endpoint and the first new one then costs time, not errors.
 
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -41,8 +42,13 @@ impl Drop for Held {
 
 impl Exchange {
     /// Waits until there may be an endpoint. False when there was none in time, or the request may
-    /// not wait: it is answered then.
-    pub(crate) async fn hold(&mut self) -> bool {
+    /// not wait: it is answered then. Boxed and apart, since few wait, and all others would pay for it.
+    #[cold]
+    pub(crate) fn hold(&mut self) -> Pin<Box<dyn Future<Output = bool> + '_>> {
+        Box::pin(self.until_there_may_be_an_endpoint())
+    }
+
+    async fn until_there_may_be_an_endpoint(&mut self) -> bool {
         // What had an endpoint that was full, slow or broken has its answer; so has what one may have worked
         // on, which must not be sent again and again.
         let may_wait = matches!(self.tries.last, None | Some(Failure::Connect));
