@@ -24,6 +24,9 @@ fn asked(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
+/// A node takes 100 at a time of one client.
+const STREAMS_A_CONNECTION: usize = 20;
+
 /// A client is back on its new endpoint after this, as a person would notice.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
 
@@ -197,12 +200,12 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
     for i in 0..sockets {
         clients.spawn(socket(seen.clone(), addresses[i % addresses.len()]));
     }
-    let mut connections = Vec::new();
-    for address in &addresses {
-        connections.push(H2::connect(*address).await.expect("a connection"));
-    }
-    for i in 0..event_streams {
-        clients.spawn(event_source(seen.clone(), connections[i % connections.len()].clone()));
+    for first in (0..event_streams).step_by(STREAMS_A_CONNECTION) {
+        let address = addresses[first / STREAMS_A_CONNECTION % addresses.len()];
+        let connection = H2::connect(address).await.expect("a connection");
+        for _ in first..event_streams.min(first + STREAMS_A_CONNECTION) {
+            clients.spawn(event_source(seen.clone(), connection.clone()));
+        }
     }
     let steady = Steady::start(&addresses, 4);
     eventually("all are connected", READY, async || {
