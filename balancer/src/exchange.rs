@@ -237,6 +237,7 @@ impl Exchange {
         }
         self.worker.counters.routed.add();
         self.tries.tried.clear();
+        self.tries.last = None;
         self.tries.routed = Some(to);
         Ok(())
     }
@@ -244,7 +245,8 @@ impl Exchange {
     /// Why the client gets no endpoint's answer.
     pub(crate) fn reason(&self) -> Reason {
         match self.tries.last {
-            _ if self.tries.routed.is_some() => Reason::RoutedNowhere,
+            // What was sent there and broke off, or took too long, may have been done: that is said.
+            None | Some(Failure::Connect) if self.tries.routed.is_some() => Reason::RoutedNowhere,
             None => Reason::NoEndpoint,
             Some(Failure::Connect) => Reason::Unreachable,
             Some(Failure::Full) => Reason::EndpointFull,

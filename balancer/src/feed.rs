@@ -34,7 +34,8 @@ pub(crate) struct Registry {
     endpoints: Mutex<HashMap<EndpointId, Arc<EndpointState>>>,
     adopted: Box<[AtomicU64]>,
     waiting: Mutex<HashMap<PoolId, Arc<Waiting>>>,
-    leaves: OnceLock<Instant>,
+    /// When the node leaves: what lasts is closed by then.
+    closed_by: OnceLock<Instant>,
 }
 
 impl Registry {
@@ -46,7 +47,7 @@ impl Registry {
             endpoints: Mutex::default(),
             adopted,
             waiting: Mutex::default(),
-            leaves: OnceLock::new(),
+            closed_by: OnceLock::new(),
         })
     }
 
@@ -88,22 +89,22 @@ impl Registry {
         }
     }
 
-    /// This node leaves by then.
-    pub(crate) fn leave_by(&self, end: Instant) {
+    /// This node leaves within so much time, four fifths of which what lasts may take.
+    pub(crate) fn leave_within(&self, time: Duration) {
         // Said once.
-        let _ = self.leaves.set(end);
+        let _ = self.closed_by.set(Instant::now() + time * 4 / 5);
         self.pace_leaving();
     }
 
-    /// What lasts is closed in four fifths of the time that is left, and not slower than by default, on
-    /// all endpoints together. Again and again, since more may have begun meanwhile.
+    /// What lasts is closed by then, and not slower than by default, on all endpoints together. Worked out
+    /// again and again, since more may have begun meanwhile.
     fn pace_leaving(&self) {
-        let Some(end) = self.leaves.get() else { return };
+        let Some(closed_by) = self.closed_by.get() else { return };
         let endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let lasting = |state: &EndpointState| state.counts().lasting().max(1);
         let total: u64 = endpoints.values().map(|state| lasting(state)).sum();
-        let left = end.saturating_duration_since(Instant::now());
-        let millis = u64::try_from(left.as_millis() * 4 / 5).unwrap_or(u64::MAX).max(1);
+        let left = closed_by.saturating_duration_since(Instant::now()).max(REPORT_EVERY);
+        let millis = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
         let rate = (total.saturating_mul(1_000_000) / millis).max(u64::from(Pace::DEFAULT.get()) * 1_000);
         for state in endpoints.values() {
             let part = u128::from(rate) * u128::from(lasting(state)) / u128::from(total.max(1));

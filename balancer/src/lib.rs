@@ -207,7 +207,7 @@ impl Balancer {
     pub async fn end(self, deadline: Duration) -> bool {
         self.leave();
         let Balancer { workers, log_writer, stage, registry, .. } = self;
-        registry.leave_by(std::time::Instant::now() + deadline);
+        registry.leave_within(deadline);
         stage.send_replace(Stage::Closing);
         let joined = tokio::task::spawn_blocking(move || {
             for thread in workers.into_iter().chain(log_writer) {

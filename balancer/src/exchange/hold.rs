@@ -93,11 +93,11 @@ impl Exchange {
         let Ok(route) = view.table.route(&self.host.name(), self.path.path()).cloned() else { return false };
         self.access.route(&view, &route);
         (self.view, self.route) = (view, route);
-        // One more for the budget of second tries would be one too many: the request was counted.
+        // Not none, or the request would count once more for the budget of second tries.
         let tries = &mut self.tries;
         tries.tried.clear();
         tries.last = None;
-        tries.attempts = tries.attempts.min(1);
+        tries.attempts = 1;
         true
     }
 }

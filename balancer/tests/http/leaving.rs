@@ -178,6 +178,32 @@ async fn websockets_are_sent_away_in_time() {
     assert!(end.await.unwrap(), "nothing had to be cut");
 }
 
+/// More than the default pace would do in time: they are closed evenly, and all before the deadline.
+#[tokio::test]
+async fn many_websockets_are_sent_away_evenly_and_before_the_deadline() {
+    const SOCKETS: usize = 200;
+    let a = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&a]).await;
+    let mut sockets = Vec::new();
+    for _ in 0..SOCKETS {
+        sockets.push(crate::drains::websocket(&fleet, &a).await);
+    }
+    let deadline = Duration::from_secs(2);
+    let start = std::time::Instant::now();
+    let end = tokio::spawn(fleet.balancer.end(deadline));
+    let mut told = Vec::new();
+    for (client, _) in &mut sockets {
+        assert_eq!(client.exact(4).await.unwrap(), b"\x88\x02\x03\xf4");
+        told.push(start.elapsed());
+        client.write(b"\x88\x82\0\0\0\0\x03\xf4").await;
+    }
+    assert!(end.await.unwrap(), "nothing had to be cut");
+    let (half, last) = (told[SOCKETS / 2], told[SOCKETS - 1]);
+    let fifth = deadline / 5;
+    assert!((fifth..fifth * 3).contains(&half), "half of them after {half:?}");
+    assert!((fifth * 3..fifth * 9 / 2).contains(&last), "the last after {last:?}");
+}
+
 /// One that has hardly any time is told all the same, and then cut.
 #[tokio::test]
 async fn a_websocket_is_cut_at_the_deadline() {

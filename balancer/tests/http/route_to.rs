@@ -120,8 +120,19 @@ async fn what_cannot_be_sent_on_is_told() {
         let response = client.response(stream).await;
         assert_eq!((response.status(), response.field("tidelock-reason")), ("503", Some("routed-nowhere")), "{to}");
     }
-    // A body that was too long to be kept.
+    // What was sent there and broke off may have been done: the client is not told to try again.
+    fleet.apply(Command::CancelDrain { pool: name("app"), endpoint: name("b") });
+    fleet.drain(&b, DrainMode::Sessions, None).await;
     let from_a = from_a.as_mut().unwrap();
+    let stream = client.request("POST", "/", &[], true).await;
+    let request = from_a.expect_request().await;
+    send_on(from_a, request.stream, TO_B).await;
+    let mut from_b = b.h2().await;
+    let at = from_b.expect_request().await.stream;
+    from_b.reset(at, 2).await;
+    let response = client.response(stream).await;
+    assert_eq!((response.status(), response.field("tidelock-reason")), ("502", Some("broken-off")));
+    // A body that was too long to be kept.
     let length = (2 << 20).to_string();
     let stream = client.request("POST", "/", &[("content-length", &length)], false).await;
     let (at, ..) = from_a.expect_headers().await;
