@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::health::Verdict;
 use crate::table::Table;
 
 fn name(text: &str) -> Name {
