@@ -38,7 +38,7 @@ pub const MAX_ENDPOINTS_PER_POOL: usize = 10_000;
 pub const MAX_ROUTES: usize = 20_000;
 /// From this level of the log's language on endpoints have heirs, and some commands are looked at more
 /// closely: nodes that speak less take them as they are.
-const SESSIONS_LEVEL: u32 = 3;
+pub(crate) const SESSIONS_LEVEL: u32 = 3;
 /// Keys that may still be out there in cookies.
 const MAX_COOKIE_KEYS: usize = 8;
 

@@ -131,6 +131,12 @@ async fn served_h1(endpoint: &Endpoint, client: &mut Peer) -> Http1 {
 }
 
 pub(crate) async fn websocket(fleet: &Fleet, endpoint: &Endpoint) -> (Http1, Http1) {
+    let (client, upstream) = asked_for_websocket(fleet, endpoint).await;
+    websocket_opened(client, upstream).await
+}
+
+/// A client that has asked for a WebSocket, and an endpoint that has not answered.
+pub(crate) async fn asked_for_websocket(fleet: &Fleet, endpoint: &Endpoint) -> (Http1, Http1) {
     let mut client = fleet.h1().await;
     let upgrade = "GET /socket HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n";
@@ -140,6 +146,10 @@ pub(crate) async fn websocket(fleet: &Fleet, endpoint: &Endpoint) -> (Http1, Htt
     assert_eq!(head.start, "GET /socket HTTP/1.1");
     assert_eq!((head.field("upgrade"), head.field("connection")), (Some("websocket"), Some("upgrade")));
     assert_eq!(head.field("sec-websocket-key"), Some("dGhlIHNhbXBsZSBub25jZQ=="));
+    (client, upstream)
+}
+
+pub(crate) async fn websocket_opened(mut client: Http1, mut upstream: Http1) -> (Http1, Http1) {
     let switch = "HTTP/1.1 101 Switching Protocols\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
     upstream.write([switch.as_bytes(), b"\x81\x05hello"].concat()).await;

@@ -204,6 +204,20 @@ async fn many_websockets_are_sent_away_evenly_and_before_the_deadline() {
     assert!((fifth * 3..fifth * 9 / 2).contains(&last), "the last after {last:?}");
 }
 
+/// So are those of an endpoint that has been taken out: they go on there until something ends them.
+#[tokio::test]
+async fn websockets_of_a_removed_endpoint_are_sent_away_too() {
+    let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+    let fleet = Fleet::serving(config(), H1, &[&a]).await;
+    let (mut client, _upstream) = crate::drains::websocket(&fleet, &a).await;
+    fleet.add(&b);
+    fleet.remove(&a).await;
+    let end = tokio::spawn(fleet.balancer.end(LONG));
+    assert_eq!(client.exact(4).await.unwrap(), b"\x88\x02\x03\xf4", "1012");
+    client.write(b"\x88\x82\0\0\0\0\x03\xf4").await;
+    assert!(end.await.unwrap(), "nothing had to be cut");
+}
+
 /// One that has hardly any time is told all the same, and then cut.
 #[tokio::test]
 async fn a_websocket_is_cut_at_the_deadline() {

@@ -7,7 +7,7 @@ use tidelock_core::command::{Command, DrainMode};
 use tidelock_core::id::{DrainId, Epoch, NodeId};
 use tidelock_core::report::{Counts, Outcomes};
 
-use crate::drains::{counts, websocket};
+use crate::drains::{asked_for_websocket, counts, websocket, websocket_opened};
 use crate::fleet::{Endpoint, Fleet, H1, H2c, config, name};
 use crate::frames::{Peer, soon};
 use crate::hpack::field;
@@ -55,6 +55,24 @@ async fn websockets_are_closed_one_after_the_other() {
     }
     fleet.counted(&a, counts(0, 0)).await;
     assert_eq!(fleet.metric("tidelock_streams_closed_at_pace_total"), 5);
+}
+
+/// Let in before the gate closed, opened behind the last close: its turn comes too.
+#[tokio::test]
+async fn a_websocket_that_opens_late_is_closed_as_well() {
+    let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+    let fleet = Fleet::serving(config(), H1, &[&a]).await;
+    let (mut early, _from_early) = websocket(&fleet, &a).await;
+    let (late, from_late) = asked_for_websocket(&fleet, &a).await;
+    fleet.add(&b);
+    let id = drain(&fleet, &a, DrainMode::Streams).await;
+    share(&fleet, id, 50_000).await;
+    assert_eq!(early.exact(4).await.unwrap(), b"\x88\x02\x03\xf4");
+    early.write(b"\x88\x82\0\0\0\0\x03\xf4").await;
+    // The one who closes has seen by now that nothing is left to close.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let (mut late, _from_late) = websocket_opened(late, from_late).await;
+    assert_eq!(late.exact(4).await.unwrap(), b"\x88\x02\x03\xf4");
 }
 
 #[tokio::test]

@@ -115,3 +115,26 @@ async fn a_pod_that_drains_with_its_sessions_is_not_safe_until_they_have_gone() 
     let (safe, ()) = tokio::join!(client.post(&path, ""), async { node.count(EndpointId(2), 0) });
     assert_eq!(safe.expect(200)["safe"], true);
 }
+
+/// A drain that nobody remembers says nothing of what is left: that is no "nothing".
+#[tokio::test]
+async fn a_pod_whose_drain_has_been_forgotten_is_not_called_safe() {
+    let (node, client) = ready().await;
+    populate(&client).await;
+    let address = client.get("/v1/pools/app").await.expect(200)["endpoints"][0]["address"].as_str().unwrap().to_owned();
+    node.count(EndpointId(2), 1);
+    let path = format!("/v1/prestop?address={address}&timeout_seconds=30");
+    let forget = async {
+        while client.get("/v1/drains").await.expect(200)["drains"].as_array().is_none_or(Vec::is_empty) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        client.delete("/v1/pools/app/endpoints/app-1").await.expect(200);
+        for _ in 0..64 {
+            client.post("/v1/pools/app/endpoints/app-2/drain", "").await.expect(200);
+            client.delete("/v1/pools/app/endpoints/app-2/drain").await.expect(200);
+        }
+    };
+    let (told, ()) = tokio::join!(client.post(&path, ""), forget);
+    let told = told.expect(202);
+    assert_eq!((&told["safe"], &told["drains"]), (&json!(false), &json!([])));
+}

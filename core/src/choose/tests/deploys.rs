@@ -170,3 +170,108 @@ fn heirs_of_heirs_are_found_and_those_that_are_down_are_passed_over() {
         .collect();
     assert_eq!(gone_to.len(), 2, "{gone_to:?}");
 }
+
+/// The names of those that take over from `endpoint`.
+fn heirs(state: &State, endpoint: &str) -> Vec<String> {
+    let table = Table::compile(state, None);
+    let pool = &table.pools[0];
+    let id = state.pools[&name("p")].endpoints[&name(endpoint)].id;
+    pool.heirs(id).iter().map(|heir| pool.endpoints[*heir as usize].name.to_string()).collect()
+}
+
+fn goes_down(state: &mut State, endpoint: &str) {
+    let health = serde_json::from_str(r#"{"health":{"check":{"kind":"tcp"}}}"#).unwrap();
+    apply(state, Command::PutPool { name: name("p"), spec: health });
+    let id = state.pools[&name("p")].endpoints[&name(endpoint)].id;
+    let (pool, endpoint, detail) = (name("p"), name(endpoint), String::new());
+    apply(state, Command::SetHealth { pool, endpoint, id, verdict: Verdict::Down, detail });
+}
+
+#[test]
+fn what_is_down_inherits_nothing() {
+    let mut state = fleet(0, serde_json::json!({ "kind": "cookie" }));
+    put(&mut state, "old", "v1");
+    (0..3).for_each(|i| put(&mut state, &format!("new{i}"), "v2"));
+    goes_down(&mut state, "new1");
+    drain(&mut state, "old", DrainMode::Streams);
+    assert_eq!(heirs(&state, "old"), ["new0", "new2"]);
+}
+
+/// An heir that this node cannot reach is followed by others of its revision: an old endpoint would only
+/// be left again.
+#[test]
+fn a_session_whose_heir_cannot_be_used_still_goes_to_the_new_revision() {
+    let mut state = fleet(0, serde_json::json!({ "kind": "cookie" }));
+    (0..5).for_each(|i| put(&mut state, &format!("old{i}"), "v1"));
+    let sessions = Sessions::begin(&Table::compile(&state, None), 200);
+    put(&mut state, "new0", "v2");
+    drain(&mut state, "old0", DrainMode::Streams);
+    put(&mut state, "new1", "v2");
+    assert_eq!(heirs(&state, "old0"), ["new0"]);
+    let table = Table::compile(&state, None);
+    let place = |endpoint: &str| {
+        table.pools[0].endpoints.iter().position(|known| known.name.as_str() == endpoint).expect("it is in the pool")
+    };
+    let of_old0 = sessions.cookies.iter().zip(&sessions.homes).filter(|(_, home)| home.as_str() == "old0");
+    let of_old0: Vec<&String> = of_old0.map(|(cookie, _)| cookie).collect();
+    assert!(of_old0.len() > 10);
+    for cookie in of_old0 {
+        let choice = pick(&table, &request(Some(cookie)), &Without(place("new0")), 7).unwrap();
+        assert_eq!(choice.endpoint, place("new1"));
+    }
+}
+
+/// A node of a level below would go where the ring says, so all do.
+#[test]
+fn heirs_are_named_when_every_node_knows_of_them() {
+    for (level, expected) in [(crate::state::SESSIONS_LEVEL - 1, &[][..]), (crate::state::SESSIONS_LEVEL, &["new"])] {
+        let mut state = State::default();
+        let pool = Command::PutPool { name: name("p"), spec: PoolSpec::default() };
+        apply(&mut state, Command::Batch { commands: vec![Command::SetLevel { level }, pool] });
+        put(&mut state, "old", "v1");
+        put(&mut state, "new", "v2");
+        drain(&mut state, "old", DrainMode::Streams);
+        assert_eq!(heirs(&state, "old"), expected, "level {level}");
+    }
+}
+
+/// Nobody may be given a pin that is revoked already.
+#[test]
+fn a_revoked_session_settles_also_where_the_clock_is_behind() {
+    let mut state = fleet(1, serde_json::json!({ "kind": "cookie" }));
+    let mut sessions = Sessions::begin(&Table::compile(&state, None), 3);
+    let revoke = Command::RevokePins { pool: name("p"), endpoint: Some(name("e0")) };
+    let epoch = Epoch(state.epoch.unwrap().0 + 1);
+    state.apply(epoch, &Proposal { at_ms: 90_000, key: None, command: revoke });
+    let table = Table::compile(&state, None);
+    // `ask` says that it is one second past 1970.
+    sessions.ask(&table);
+    assert_eq!(sessions.moves, 3, "each is placed anew");
+    sessions.ask(&table);
+    assert_eq!(sessions.moves, 3, "and stays");
+}
+
+/// Where a switchover replaces a part of a pool the others get nothing of it.
+#[test]
+fn the_new_side_of_a_switchover_takes_over_from_the_old_one() {
+    let mut state = fleet(0, serde_json::json!({ "kind": "cookie" }));
+    (0..6).for_each(|i| put(&mut state, &format!("e{i}"), "v1"));
+    let mut sessions = Sessions::begin(&Table::compile(&state, None), 600);
+    let spec = serde_json::json!({ "from": { "endpoints": ["e0", "e1"] }, "to": { "endpoints": ["e2", "e3"] } });
+    let spec = serde_json::from_value(spec).unwrap();
+    apply(&mut state, Command::StartSwitchover { pool: name("p"), spec });
+    let switchover = *state.switchovers.keys().next().unwrap();
+    let homes = sessions.homes.clone();
+    apply(&mut state, Command::ShiftSwitchover { switchover });
+    sessions.ask(&Table::compile(&state, None));
+    for (before, now) in homes.iter().zip(&sessions.homes) {
+        match before.as_str() {
+            "e0" | "e1" => assert!(["e2", "e3"].contains(&now.as_str()), "{before} to {now}"),
+            _ => assert_eq!(before, now),
+        }
+    }
+    let moved = homes.iter().filter(|home| ["e0", "e1"].contains(&home.as_str())).count();
+    assert_eq!(sessions.moves, moved);
+    let gained = |heir: &str| homes.iter().zip(&sessions.homes).filter(|(b, n)| b != n && n.as_str() == heir).count();
+    assert!(gained("e2") > moved / 4 && gained("e3") > moved / 4, "{moved}: {} {}", gained("e2"), gained("e3"));
+}
