@@ -6,6 +6,7 @@ mod hold;
 use std::fmt::Write;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{DATE, SET_COOKIE};
 use http::request::Parts;
@@ -126,6 +127,11 @@ impl Exchange {
             access,
             tries: Tries::default(),
         }))
+    }
+
+    /// For how long its WebSocket may be silent.
+    pub(crate) fn websocket_idle(&self) -> Duration {
+        self.route.spec.websocket_idle(self.pool().spec.timeouts.websocket_idle_ms.duration())
     }
 
     pub(crate) fn pool(&self) -> &Arc<PoolTable> {

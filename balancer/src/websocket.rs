@@ -92,7 +92,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
                     exchange.worker.counters.websockets_by_connect.add();
                 }
                 let open = Open::on(&endpoint, &exchange.worker.counters);
-                let tunnel = Tunnel::new(side, open, lease, pool.spec.timeouts.websocket_idle_ms.duration());
+                let tunnel = Tunnel::new(side, open, lease, exchange.websocket_idle());
                 return Outbound::Switch(head, exchange.access, rest, Box::new(tunnel));
             }
             Ok(Opened::Refused(head)) => {

@@ -169,13 +169,13 @@ pub fn choose(
         Affinity::Cookie(cookie) => {
             let kept = Kept {
                 pins: cookies(asked.headers, cookie.name.as_str()),
-                strength: route.spec.strength,
+                strength: route.spec.strength_for(asked.path, asked.headers),
                 max_age_s: cookie.max_age_s.map(NonZeroU32::get),
             };
             by_pin(table, pool, kept, moment, admits, random)
         }
         affinity => match asked.key(affinity) {
-            Some(key) => keyed(pool, key.as_bytes(), route.spec.strength, admits),
+            Some(key) => keyed(pool, key.as_bytes(), route.spec.strength_for(asked.path, asked.headers), admits),
             None => unkeyed(pool, moment, available, admits, random),
         },
     }

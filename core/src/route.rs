@@ -93,6 +93,7 @@ mod tests {
             pool: "p".parse().unwrap(),
             affinity: Affinity::default(),
             strength: Default::default(),
+            profile: None,
             expose: false,
         };
         Route { name: name.parse().unwrap(), spec: Arc::new(spec), pool: 0 }

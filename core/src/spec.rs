@@ -6,6 +6,7 @@ mod endpoint;
 mod health;
 mod hold;
 mod pool;
+mod profile;
 mod route;
 mod tls;
 
@@ -14,6 +15,7 @@ pub use endpoint::{Address, EndpointSpec, InvalidAddress, NodeName, Weight};
 pub use health::{Check, CheckHost, CheckPath, HealthSpec, Percent, ServiceName, Status};
 pub use hold::{HoldMillis, HoldSpec};
 pub use pool::{EndpointLimits, Millis, PoolSpec, Protocol, Timeouts};
+pub use profile::Profile;
 pub use route::{HostPattern, PathPrefix, RouteSpec, Token};
 pub use tls::{Authorities, EndpointTls, ServerName, Verify};
 

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use http::Method;
 use serde_json::json;
 use tidelock_core::id::Name;
-use tidelock_core::spec::{Affinity, HostPattern, PathPrefix, RouteSpec, SameSite, Strength, Token};
+use tidelock_core::spec::{Affinity, HostPattern, PathPrefix, Profile, RouteSpec, SameSite, Strength, Token};
 
 use super::client::{Api, Failure};
 use super::output::{Table, print, print_line};
@@ -60,6 +60,10 @@ pub(super) struct PutOptions {
     /// A session whose endpoint cannot be used now waits and is answered 503, rather than moved
     #[arg(long)]
     strict: bool,
+    /// What kind of app it is. phoenix: LiveView and Channels; long polling and form uploads are strict,
+    /// silent WebSockets are left open for at least 75 s
+    #[arg(long, value_name = "APP", value_parser = profile)]
+    profile: Option<Profile>,
     /// The name of our own cookie [default: tidelock]
     #[arg(long, value_name = "NAME", value_parser = token)]
     cookie_name: Option<Token>,
@@ -90,6 +94,13 @@ fn path_prefix(text: &str) -> Result<PathPrefix, String> {
 
 fn token(name: &str) -> Result<Token, String> {
     Token::try_from(name.to_owned())
+}
+
+fn profile(name: &str) -> Result<Profile, String> {
+    match name {
+        "phoenix" => Ok(Profile::Phoenix),
+        _ => Err("there is one profile: phoenix".into()),
+    }
 }
 
 fn affinity(text: &str) -> Result<Affinity, String> {
@@ -145,8 +156,8 @@ impl PutOptions {
             _ => {}
         }
         let strength = if self.strict { Strength::Strict } else { Strength::Prefer };
-        let PutOptions { route, pool, host, path_prefix, expose, .. } = self;
-        let spec = RouteSpec { host, path_prefix, pool, affinity, strength, expose };
+        let PutOptions { route, pool, host, path_prefix, profile, expose, .. } = self;
+        let spec = RouteSpec { host, path_prefix, pool, affinity, strength, profile, expose };
         spec.check().map_err(Failure::Mistake)?;
         Ok((route, spec))
     }
@@ -180,11 +191,17 @@ pub(super) fn list(routes: &[view::Route]) -> String {
             route.spec.host.clone().unwrap_or_else(|| "any".into()),
             route.spec.path_prefix.clone(),
             route.spec.pool.clone(),
-            format!("{}{}", route.spec.affinity.show(), if route.spec.strength == "strict" { ", strict" } else { "" }),
+            affinity_of(&route.spec),
             if route.spec.expose { "yes" } else { "no" }.into(),
         ]);
     }
     if table.is_empty() { "no routes yet: tidelock route put NAME --pool POOL\n".into() } else { table.render() }
+}
+
+fn affinity_of(spec: &view::RouteSpec) -> String {
+    let strict = if spec.strength == "strict" { ", strict" } else { "" };
+    let profile = spec.profile.as_ref().map(|profile| format!(", {profile}")).unwrap_or_default();
+    format!("{}{strict}{profile}", spec.affinity.show())
 }
 
 #[cfg(test)]

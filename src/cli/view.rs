@@ -104,6 +104,7 @@ pub(super) struct RouteSpec {
     pub(super) pool: String,
     pub(super) affinity: Affinity,
     pub(super) strength: String,
+    pub(super) profile: Option<String>,
     pub(super) expose: bool,
 }
 

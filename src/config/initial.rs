@@ -144,9 +144,10 @@ fn route_spec(section: Section<'_>) -> Option<RouteSpec> {
     let path_prefix = given(section.shaped("path_prefix")).unwrap_or_default();
     let affinity = given(section.shaped("affinity")).unwrap_or_default();
     let strength = given(section.shaped("strength")).unwrap_or_default();
+    let profile = given(section.shaped("profile"));
     let expose = given(section.shaped("expose")).unwrap_or_default();
     let pool = section.required("pool", section.scalar::<Name>("pool"));
-    let spec = pool.map(|pool| RouteSpec { host, path_prefix, pool: pool.value, affinity, strength, expose });
+    let spec = pool.map(|pool| RouteSpec { host, path_prefix, pool: pool.value, affinity, strength, profile, expose });
     if let Some(Err(reason)) = spec.as_ref().map(RouteSpec::check) {
         section.report(&section.source, "affinity", reason);
     }

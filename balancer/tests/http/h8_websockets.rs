@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use tidelock_core::command::DrainMode;
+use tidelock_core::command::{Command, DrainMode};
 
 use crate::drains::websocket;
-use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
+use crate::fleet::{Endpoint, Fleet, H1, H2c, config, name};
 use crate::frames::{CANCEL, Peer};
 use crate::hpack::field;
 use crate::http1::{Head, Http1};
@@ -303,4 +303,21 @@ async fn an_endpoint_without_extended_connect_is_asked_once() {
     more.request(UPGRADE, "").await;
     assert_eq!(endpoint.h1().await.head().await.start, "GET /socket HTTP/1.1");
     drop((client, upstream));
+}
+
+/// The pool says for how long a WebSocket may be silent; the profile of a Phoenix app knows better.
+#[tokio::test]
+async fn a_silent_websocket_ends_in_the_pools_time_unless_its_app_is_known() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    fleet.change(serde_json::json!({ "timeouts": { "websocket_idle_ms": 300 } })).await;
+    let (mut silent, _upstream) = websocket(&fleet, &endpoint).await;
+    let route = crate::fleet::route(r#"{"pool":"app","expose":true,"profile":"phoenix"}"#);
+    fleet.apply(Command::PutRoute { name: name("web"), spec: route });
+    fleet.adopted().await;
+    let (mut known, mut upstream) = websocket(&fleet, &endpoint).await;
+    silent.rest().await;
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    known.write(b"\x82\x82\0\0\0\0up").await;
+    assert_eq!(upstream.exact(8).await.unwrap(), b"\x82\x82\0\0\0\0up");
 }

@@ -51,7 +51,7 @@ pub(crate) struct Explanation {
     pool: Option<Name>,
     #[schema(value_type = Option<schema::Affinity>)]
     affinity: Option<Affinity>,
-    /// `prefer` or `strict`.
+    /// `prefer` or `strict`, for this request.
     #[schema(value_type = Option<String>)]
     strength: Option<Strength>,
     /// The session's pin, if the request has one that this fleet gave.
@@ -183,7 +183,7 @@ fn explain(table: &Table, params: &ExplainParams, headers: &HeaderMap, path: &st
     explanation.route = Some(route.name.clone());
     explanation.pool = Some(pool.name.clone());
     explanation.affinity = Some(route.spec.affinity.clone());
-    explanation.strength = Some(route.spec.strength);
+    explanation.strength = Some(route.spec.strength_for(only_path, headers));
     explanation.endpoints = pool.endpoints.iter().map(candidate).collect();
     if let Affinity::Cookie(cookie) = &route.spec.affinity {
         let mut pins = cookies(headers, cookie.name.as_str()).filter_map(|value| table.sealer.open(value));

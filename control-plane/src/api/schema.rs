@@ -195,6 +195,8 @@ pub(crate) struct RouteSpec {
     affinity: Option<Affinity>,
     #[schema(inline)]
     strength: Option<Strength>,
+    #[schema(inline)]
+    profile: Option<Profile>,
     /// Answer with headers that tell where a request went: false.
     expose: Option<bool>,
 }
@@ -218,6 +220,15 @@ pub(crate) struct Affinity {
     same_site: Option<String>,
     /// Of `cookie`: Secure also where this balancer speaks cleartext.
     secure: Option<bool>,
+}
+
+/// What kind of app a route leads to.
+#[derive(ToSchema)]
+#[schema(rename_all = "kebab-case")]
+#[allow(dead_code, reason = "a description, never made")]
+enum Profile {
+    /// Long polling and form uploads are kept strictly; WebSockets may be silent for at least 75 s.
+    Phoenix,
 }
 
 /// How far a session is kept: `prefer`.
@@ -293,7 +304,7 @@ mod tests {
         let endpoint = json!({"address": "a:1", "revision": "v1", "node": "a@b"});
         assert_eq!(described::<EndpointSpec>(), written::<spec::EndpointSpec>(endpoint));
         assert_eq!(described::<HoldSpec>(), written::<spec::HoldSpec>(json!({})));
-        let route = json!({"pool": "p", "host": "a.b", "expose": true, "strength": "strict"});
+        let route = json!({"pool": "p", "host": "a.b", "expose": true, "strength": "strict", "profile": "phoenix"});
         assert_eq!(described::<RouteSpec>(), written::<spec::RouteSpec>(route));
         let cookie =
             json!({"kind": "cookie", "name": "a", "path": "/", "max_age_s": 1, "same_site": "none", "secure": true});

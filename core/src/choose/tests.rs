@@ -350,6 +350,44 @@ fn a_strict_session_waits_for_its_endpoint_and_moves_only_when_that_is_given_up(
     assert_eq!(pick(&table, &HeaderMap::new(), &Without(home), 7), Err(NoEndpoint));
 }
 
+/// LiveView and Channels: long polling and uploads need the process that they began with.
+#[test]
+fn the_phoenix_profile_is_strict_where_a_process_is_meant() {
+    let mut state = fleet(3, serde_json::json!({ "kind": "cookie" }));
+    let route = |more: serde_json::Value| {
+        let mut spec = serde_json::json!({ "pool": "p" });
+        spec.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        Command::PutRoute { name: name("r"), spec: serde_json::from_value(spec).unwrap() }
+    };
+    let (home, cookie) = begin(&Table::compile(&state, None), 5);
+    let form = "Multipart/Form-Data; boundary=x";
+    let cases = [
+        ("/socket/longpoll", "application/json", true),
+        ("/live/longpoll/", "", true),
+        ("/live/websocket", "", false),
+        ("/longpolling", "", false),
+        ("/files", form, true),
+        ("/files", "multipart/form", false),
+        ("/", "", false),
+    ];
+    for (profile, all_strict) in [("prefer", false), ("strict", true)] {
+        apply(&mut state, route(serde_json::json!({ "profile": "phoenix", "strength": profile })));
+        let table = Table::compile(&state, None);
+        for (path, content_type, strict) in cases {
+            let mut headers = request(Some(&cookie));
+            headers.insert("content-type", content_type.parse().unwrap());
+            let asked = Asked { path, ..asked(&headers) };
+            let moment = Moment { now: 1, tried: &[], session: None };
+            let route = table.route("any", path).unwrap();
+            let choice = choose(&table, route, &asked, &moment, &Without(home), &mut || 7);
+            assert_eq!(choice.is_err(), strict || all_strict, "{path} {content_type:?}: {choice:?}");
+        }
+    }
+    let Command::PutRoute { spec, .. } = route(serde_json::json!({ "profile": "phoenix" })) else { unreachable!() };
+    let seconds = |s| std::time::Duration::from_secs(s);
+    assert_eq!((spec.websocket_idle(seconds(10)), spec.websocket_idle(seconds(90))), (seconds(75), seconds(90)));
+}
+
 #[test]
 fn revoked_pins_count_no_more_and_new_ones_do() {
     let mut state = fleet(3, serde_json::json!({ "kind": "cookie" }));

@@ -1,12 +1,14 @@
 //! Routes: hosts and paths, and what keeps a session together.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 
 use super::affinity::{Affinity, Strength};
 use super::is_dns_name;
+use super::profile::Profile;
 use crate::id::Name;
 
 /// Which requests go to which pool, and what keeps a session together.
@@ -23,6 +25,9 @@ pub struct RouteSpec {
     pub affinity: Affinity,
     #[serde(default, skip_serializing_if = "Strength::is_default")]
     pub strength: Strength,
+    /// What kind of app it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
     /// Answer with `tidelock-endpoint`, `tidelock-epoch` and `tidelock-affinity`, for people who
     /// want to see where a request went. Off, since it tells strangers about the inside.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -40,7 +45,20 @@ impl RouteSpec {
 
     /// See [`Command::level`](crate::command::Command::level).
     pub(crate) fn level(&self) -> u32 {
-        if self.strength.is_default() { self.affinity.level() } else { 3 }
+        if self.strength.is_default() && self.profile.is_none() { self.affinity.level() } else { 3 }
+    }
+
+    /// How far the session of such a request is kept.
+    pub fn strength_for(&self, path: &str, headers: &HeaderMap) -> Strength {
+        match (self.strength, self.profile) {
+            (Strength::Prefer, Some(profile)) => profile.strength(path, headers),
+            (strength, _) => strength,
+        }
+    }
+
+    /// For how long a WebSocket may be silent, by the pool's time.
+    pub fn websocket_idle(&self, of_pool: Duration) -> Duration {
+        self.profile.map_or(of_pool, |profile| profile.websocket_idle(of_pool))
     }
 }
 
