@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::pace::NodePace;
 use crate::telemetry::Counter;
+use crate::upstream::admission::Admission;
 use crate::upstream::places::{Places, RequestPlace};
 
 /// What may be sent to an endpoint now.
@@ -90,6 +91,8 @@ pub(crate) struct EndpointState {
     lines: Box<[Line]>,
     /// Of all workers together, where the pool limits them.
     pub(crate) places: Places,
+    /// How fast WebSockets begin there.
+    pub(crate) admission: Admission,
     /// At which this node closes what lasts on it.
     pub(crate) pace: NodePace,
     /// A request could not reach it: whoever looks after it may want to look now.
@@ -102,6 +105,7 @@ impl EndpointState {
             id,
             lines: (0..workers).map(|_| Line::default()).collect(),
             places: Places::default(),
+            admission: Admission::default(),
             pace: NodePace::default(),
             suspected: Notify::new(),
         };

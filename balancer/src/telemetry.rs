@@ -60,6 +60,7 @@ counters! {
     responses_cut: "tidelock_responses_cut_total", "Responses that began and did not end.";
     websockets_total: "tidelock_websockets_opened_total", "WebSockets opened.";
     websockets_by_connect: "tidelock_websockets_opened_by_connect_total", "WebSockets opened by an extended CONNECT (RFC 8441).";
+    websockets_waited: "tidelock_websockets_held_back_total", "WebSockets that waited for their turn at their endpoint (pool limits).";
     closed_at_pace: "tidelock_streams_closed_at_pace_total", "WebSockets and event streams that were asked to close, at the pace of their endpoint's drain.";
     log_dropped: "tidelock_access_log_dropped_total", "Access events dropped because the log was too slow.";
 }

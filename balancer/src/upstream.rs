@@ -1,6 +1,7 @@
 //! Connections to endpoints. Each worker has its own, so that nothing is shared on the request
 //! path; a drain lets them end with their last stream.
 
+pub(crate) mod admission;
 mod backoff;
 pub(crate) mod dial;
 pub(crate) mod h1;
@@ -93,6 +94,19 @@ impl Lend<'_> {
             Ok(Ok(place)) => Ok(Some(place)),
             Ok(Err(QueueFull)) | Err(_) => Err(LendError::Full),
         }
+    }
+
+    /// Waits until a WebSocket may begin, where the pool limits how many do in a second. Not longer than
+    /// requests are held: a client that is told may do something else.
+    pub(crate) async fn websocket_turn(&self) -> Result<(), LendError> {
+        let Some(rate) = self.limits().max_websockets_per_second else { return Ok(()) };
+        let most = Duration::from_millis(self.pool.hold.max_ms.get().into());
+        let turn = self.endpoint.state.admission.turn(rate, most).ok_or(LendError::Full)?;
+        if turn > Instant::now() {
+            self.worker.counters.websockets_waited.add();
+            tokio::time::sleep_until(turn).await;
+        }
+        Ok(())
     }
 
     /// What the endpoint speaks; where the pool leaves that to it, it is asked by a connection,

@@ -100,6 +100,9 @@ pub(super) struct PutOptions {
     /// Requests of one node that wait for one endpoint [default: 1024]
     #[arg(long, value_name = "N")]
     max_pending: Option<u32>,
+    /// WebSockets that begin in a second at one endpoint, through one node [default: no limit]
+    #[arg(long, value_name = "N")]
+    max_websockets_per_second: Option<NonZeroU32>,
     /// Requests wait this long for an endpoint while there is none, then 503; 0s answers at once [default: 2s]
     #[arg(long, value_name = "TIME", value_parser = hold)]
     hold: Option<HoldMillis>,
@@ -167,6 +170,7 @@ impl PutOptions {
                 max_connections: self.max_connections,
                 max_requests: self.max_requests,
                 max_pending: self.max_pending.unwrap_or(EndpointLimits::default().max_pending),
+                max_websockets_per_second: self.max_websockets_per_second,
             },
             route_to: self.route_to,
             hold: HoldSpec {

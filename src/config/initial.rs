@@ -94,6 +94,7 @@ fn pool_limits(section: Section<'_>) -> EndpointLimits {
         max_connections: given(section.shaped("max_connections")),
         max_requests: given(section.shaped("max_requests")),
         max_pending: given(section.shaped("max_pending")).unwrap_or(EndpointLimits::default().max_pending),
+        max_websockets_per_second: given(section.shaped("max_websockets_per_second")),
     };
     section.finish();
     limits

@@ -7,6 +7,7 @@ mod hpack;
 mod http1;
 mod huffman;
 
+mod admission;
 mod back_pressure;
 mod chaos;
 mod drains;

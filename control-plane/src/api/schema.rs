@@ -148,6 +148,10 @@ pub(crate) struct EndpointLimits {
     /// Requests that wait, for at most `connect_ms`, for a place or a stream: 1024. One more goes
     /// elsewhere if its session allows, else it is answered 503.
     max_pending: Option<u32>,
+    /// WebSockets that begin in a second. One more waits for its turn, as long as the pool holds requests;
+    /// beyond that it goes elsewhere if it has no session, else it is answered 503.
+    #[schema(minimum = 1)]
+    max_websockets_per_second: Option<u32>,
 }
 
 /// In milliseconds, each from 1 to 86400000.
@@ -288,7 +292,7 @@ mod tests {
     #[test]
     fn the_descriptions_have_the_core_s_fields() {
         use tidelock_core::spec;
-        let limits = json!({"max_connections": 1, "max_requests": 1});
+        let limits = json!({"max_connections": 1, "max_requests": 1, "max_websockets_per_second": 1});
         let tls = json!({"authorities": "PEM", "server_name": "a.b", "verify": "none"});
         let health = json!({"check": {"kind": "tcp"}, "slow_start_ms": 1});
         assert_eq!(described::<HealthSpec>(), written::<spec::HealthSpec>(health.clone()));

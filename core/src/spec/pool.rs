@@ -79,7 +79,8 @@ impl PoolSpec {
             || self.tls.is_some()
             || self.health.is_some()
             || !self.limits.is_default();
-        match (self.route_to || !self.hold.is_default(), is_new) {
+        let is_newer = self.route_to || !self.hold.is_default() || self.limits.max_websockets_per_second.is_some();
+        match (is_newer, is_new) {
             (true, _) => 3,
             (false, true) => 2,
             (false, false) => 1,
@@ -140,6 +141,10 @@ pub struct EndpointLimits {
     /// stream is free: 1,024. One more is sent elsewhere if its session allows, else it is
     /// answered 503.
     pub max_pending: u32,
+    /// WebSockets that begin in a second. One more waits for its turn, for at most the pool's hold; beyond
+    /// that it is sent elsewhere if it has no session, else it is answered 503.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_websockets_per_second: Option<NonZeroU32>,
 }
 
 impl EndpointLimits {
@@ -150,7 +155,12 @@ impl EndpointLimits {
 
 impl Default for EndpointLimits {
     fn default() -> Self {
-        EndpointLimits { max_connections: None, max_requests: None, max_pending: 1_024 }
+        EndpointLimits {
+            max_connections: None,
+            max_requests: None,
+            max_pending: 1_024,
+            max_websockets_per_second: None,
+        }
     }
 }
 
