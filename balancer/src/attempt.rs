@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, Response};
-use tidelock_core::choose::{ROUTE_TO, RouteTo};
+use tidelock_core::choose::{ROUTE_FOR, ROUTE_TO, RouteTo};
 use tidelock_core::retry::Failure;
 use tidelock_core::spec::PoolSpec;
 
@@ -29,9 +29,20 @@ use crate::upstream::{Endpoint, Lend, LendError};
 
 pub(crate) static ROUTE_TO_FIELD: HeaderName = HeaderName::from_static(ROUTE_TO);
 
+pub(crate) static ROUTE_FOR_FIELD: HeaderName = HeaderName::from_static(ROUTE_FOR);
+
+/// Whose a request is, and for how long those like it are.
+#[derive(Debug)]
+pub(crate) struct Routed {
+    pub(crate) to: RouteTo,
+    pub(crate) time: Option<Duration>,
+}
+
 #[cold]
-fn routed_by(fields: &HeaderMap) -> Option<RouteTo> {
-    fields.get(&ROUTE_TO_FIELD).and_then(RouteTo::parse)
+fn routed_by(fields: &HeaderMap) -> Option<Routed> {
+    let to = fields.get(&ROUTE_TO_FIELD).and_then(RouteTo::parse)?;
+    let seconds = fields.get(&ROUTE_FOR_FIELD).and_then(RouteTo::parse_for);
+    Some(Routed { to, time: seconds.map(|seconds| Duration::from_secs(seconds.into())) })
 }
 
 /// How an attempt ended that brought no response.
@@ -41,7 +52,7 @@ pub(crate) enum Failed {
     /// The client's side: nothing to try again.
     Client(Abort),
     /// The endpoint says that the request is another one's. Boxed, since all others would be moved with it.
-    Routed(Box<(RouteTo, Source)>),
+    Routed(Box<(Routed, Source)>),
 }
 
 /// A request as it goes to an endpoint.
@@ -98,7 +109,7 @@ impl Attempt<'_> {
     }
 
     /// Whose the endpoint says that the request is, if its pool may say that.
-    pub(crate) fn route_to(&self, fields: &HeaderMap) -> Option<RouteTo> {
+    pub(crate) fn route_to(&self, fields: &HeaderMap) -> Option<Routed> {
         if self.pool.route_to { routed_by(fields) } else { None }
     }
 

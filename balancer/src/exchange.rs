@@ -22,9 +22,10 @@ use tokio::time::Instant;
 
 pub(crate) use self::hold::Waiting;
 use crate::access::Access;
-use crate::attempt::ROUTE_TO_FIELD;
+use crate::attempt::{ROUTE_FOR_FIELD, ROUTE_TO_FIELD, Routed};
 use crate::headers::{self, Client, Host};
 use crate::kept::Kept;
+use crate::learned::Which;
 use crate::lease::Lease;
 use crate::respond::Reason;
 use crate::source::Source;
@@ -66,6 +67,8 @@ struct Tries {
     worked_on: bool,
     /// Whose it is, as an endpoint has said.
     routed: Option<RouteTo>,
+    /// It was said of an earlier request: whoever gets this one may say otherwise.
+    is_guess: bool,
 }
 
 impl Exchange {
@@ -144,6 +147,9 @@ impl Exchange {
 
     /// The next endpoint to try, with a lease on it.
     pub(crate) fn next(&mut self) -> Option<(Choice, Rc<Endpoint>, Lease)> {
+        if self.tries.attempts == 0 && self.pool().spec.route_to {
+            self.guess();
+        }
         let (worker, pool) = (&self.worker, &self.view.pools[self.route.pool]);
         let tries = &mut self.tries;
         if tries.attempts == 0 {
@@ -167,6 +173,12 @@ impl Exchange {
                 }
             };
             let Ok(choice) = choice else {
+                // It would be wrong for the next one too.
+                if tries.is_guess {
+                    (tries.routed, tries.is_guess) = (None, false);
+                    worker.learned.borrow_mut().forget(which(&pool.table, &self.host.name(), &self.path));
+                    continue;
+                }
                 // An endpoint that only broke off may serve on a new connection, where there is
                 // no other one.
                 if tries.last == Some(Failure::Broken) && !tries.tried.is_empty() {
@@ -189,10 +201,31 @@ impl Exchange {
         }
     }
 
+    /// Whose the request is by what was said of one like it.
+    #[cold]
+    fn guess(&mut self) {
+        let learned = self.worker.learned.borrow();
+        self.tries.routed = learned.find(which(self.pool(), &self.host.name(), &self.path));
+        self.tries.is_guess = self.tries.routed.is_some();
+        if self.tries.is_guess {
+            self.worker.counters.guessed.add();
+        }
+    }
+
+    /// What a guess was made by is not true any more.
+    #[cold]
+    fn forget_guess(&mut self) {
+        (self.tries.routed, self.tries.is_guess) = (None, false);
+        self.worker.learned.borrow_mut().forget(which(self.pool(), &self.host.name(), &self.path));
+    }
+
     /// What a failed attempt means for the request.
     pub(crate) fn failed(&mut self, choice: &Choice, failure: Failure, source: &Source) -> Verdict {
         if let Some(kept) = self.kept.take() {
             self.head.headers = kept.restore();
+        }
+        if self.tries.is_guess {
+            self.forget_guess();
         }
         let of_endpoint = !matches!(failure, Failure::Full | Failure::Unprocessed | Failure::Stale);
         if of_endpoint && let Some(endpoint) = self.pool_view().endpoints.get(choice.endpoint) {
@@ -231,7 +264,16 @@ impl Exchange {
     }
 
     /// An endpoint says whose the request is: it goes there next, once.
-    pub(crate) fn route_to(&mut self, to: RouteTo, is_replayable: bool) -> Result<(), Reason> {
+    pub(crate) fn route_to(&mut self, routed: Routed, is_replayable: bool) -> Result<(), Reason> {
+        if self.tries.is_guess {
+            self.forget_guess();
+        }
+        let Routed { to, time } = routed;
+        if let Some(time) = time {
+            let host = self.host.name();
+            let mut learned = self.worker.learned.borrow_mut();
+            learned.learn(which(self.pool(), &host, &self.path), to.clone(), time);
+        }
         if self.tries.routed.is_some() {
             return Err(Reason::RoutedTwice);
         }
@@ -294,6 +336,7 @@ impl Exchange {
         if is_routing {
             // Between endpoints and the balancer only.
             fields.remove(&ROUTE_TO_FIELD);
+            fields.remove(&ROUTE_FOR_FIELD);
         }
         if !fields.contains_key(DATE) {
             // Who passes a response on without one adds it (RFC 9110 section 6.6.1).
@@ -330,4 +373,9 @@ impl Exchange {
         }
         HeaderValue::try_from(cookie).ok()
     }
+}
+
+/// Requests that are like this one.
+fn which<'a>(pool: &PoolTable, host: &'a str, path: &'a PathAndQuery) -> Which<'a> {
+    Which { pool: pool.id, host, path: path.path() }
 }

@@ -20,6 +20,7 @@ mod h1;
 mod headers;
 mod health;
 mod kept;
+mod learned;
 mod lease;
 mod listener;
 mod outbox;

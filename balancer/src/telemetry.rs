@@ -49,6 +49,7 @@ counters! {
     retries_refused: "tidelock_retries_refused_total", "Second tries that the pool's budget did not allow.";
     endpoint_full: "tidelock_endpoint_full_total", "Attempts that found no place at their endpoint (pool limits).";
     routed: "tidelock_requests_routed_total", "Requests that an endpoint sent on to another one (tidelock-route-to).";
+    guessed: "tidelock_requests_routed_as_learned_total", "Requests that were sent where an endpoint had said that they belong (tidelock-route-for).";
     held: "tidelock_requests_held_total", "Requests that waited for an endpoint.";
     hold_refused: "tidelock_holds_refused_total", "Requests that had to wait for an endpoint, and more waited already than the pool allows.";
     hold_expired: "tidelock_holds_expired_total", "Requests for which no endpoint came in time.";

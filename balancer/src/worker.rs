@@ -23,6 +23,7 @@ use crate::config::Config;
 use crate::exchange::Waiting;
 use crate::feed::Registry;
 use crate::flag::Flag;
+use crate::learned::Learned;
 use crate::telemetry::{AccessLog, Counters};
 use crate::tls::Identity;
 use crate::upstream::Endpoint;
@@ -49,6 +50,8 @@ pub(crate) struct Worker {
     view: RefCell<Rc<View>>,
     /// Endpoints that were taken out, on which something may still run.
     former: RefCell<Vec<Weak<Endpoint>>>,
+    /// What endpoints have said of requests to come.
+    pub(crate) learned: RefCell<Learned>,
     /// Tells of another view.
     pub(crate) changed: Notify,
     random: Cell<u64>,
@@ -124,6 +127,7 @@ impl Worker {
             identity: shared.identity,
             view: RefCell::new(Rc::new(view)),
             former: RefCell::default(),
+            learned: RefCell::default(),
             changed: Notify::new(),
             random: Cell::new(seed()),
             date: RefCell::new((0, HeaderValue::from_static(""))),

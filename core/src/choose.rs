@@ -8,7 +8,7 @@ use std::num::NonZeroU32;
 
 use http::HeaderMap;
 
-pub use self::route_to::{ROUTE_TO, RouteTo};
+pub use self::route_to::{ROUTE_FOR, ROUTE_FOR_MAX_S, ROUTE_TO, RouteTo};
 use crate::affinity::{Pin, SessionId, cookies};
 use crate::ring;
 use crate::route::Route;

@@ -5,10 +5,9 @@ use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
 use http::{Response, StatusCode};
-use tidelock_core::choose::RouteTo;
 use tidelock_core::retry::Failure;
 
-use super::{Attempt, Failed, Proxied, Wait, Way};
+use super::{Attempt, Failed, Proxied, Routed, Wait, Way};
 use crate::body::{Abort, Piece, Received};
 use crate::lease::Lease;
 use crate::source::Source;
@@ -142,7 +141,7 @@ impl Attempt<'_> {
 /// The response says whose the request is, and nothing else that matters.
 #[cold]
 fn routed(
-    to: RouteTo,
+    to: Routed,
     head: &Response<h2::RecvStream>,
     slot: Slot,
     pump: Option<Box<H2Upload>>,

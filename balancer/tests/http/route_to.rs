@@ -178,3 +178,77 @@ async fn only_where_the_pool_allows_it() {
     let response = client.response(stream).await;
     assert_eq!((response.status(), response.field("tidelock-route-to")), ("307", None));
 }
+
+/// Asks `upstream`, who sends it on for a while or not, or answers.
+async fn is_asked(upstream: &mut Peer, path: &str, says: &[(&str, &str)]) {
+    let request = upstream.expect_request().await;
+    assert_eq!(field(&request.fields, ":path"), Some(path));
+    match says {
+        [] => upstream.respond(request.stream, "200", b"").await,
+        says => {
+            let fields: Vec<_> = [(":status", "307")].into_iter().chain(says.iter().copied()).collect();
+            upstream.headers(request.stream, &fields, true).await;
+        }
+    }
+}
+
+const FOR_A_MINUTE: (&str, &str) = ("tidelock-route-for", "60");
+const AS_LEARNED: &str = "tidelock_requests_routed_as_learned_total";
+
+/// An endpoint may spare requests to come the detour; it ends with its time, when it turns out to be wrong,
+/// or when whoever was named cannot be used.
+#[tokio::test]
+async fn what_an_endpoint_says_of_requests_to_come_is_a_guess() {
+    let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+    let fleet = fleet(H2c, &a, &b).await;
+    let mut client = fleet.h2().await;
+    let stream = client.get("/room/7?first").await;
+    let mut from_a = a.h2().await;
+    is_asked(&mut from_a, "/room/7?first", &[TO_B, FOR_A_MINUTE]).await;
+    let mut from_b = b.h2().await;
+    is_asked(&mut from_b, "/room/7?first", &[]).await;
+    let response = client.response(stream).await;
+    assert_eq!((response.status(), response.field("tidelock-route-for")), ("200", None));
+    assert_eq!(fleet.metric(AS_LEARNED), 0);
+
+    // At once, whatever the query; other paths are not meant.
+    let stream = client.get("/room/7?second").await;
+    is_asked(&mut from_b, "/room/7?second", &[]).await;
+    let response = client.response(stream).await;
+    assert_eq!((response.field("tidelock-endpoint"), response.field("tidelock-affinity")), (Some("b"), Some("routed")));
+    assert_eq!(fleet.metric(AS_LEARNED), 1);
+    let stream = client.get("/room/8").await;
+    is_asked(&mut from_a, "/room/8", &[("tidelock-route-to", "node=app@b"), ("tidelock-route-for", "1")]).await;
+    is_asked(&mut from_b, "/room/8", &[]).await;
+    client.response(stream).await.whole();
+    tokio::time::sleep(std::time::Duration::from_millis(1_050)).await;
+    let stream = client.get("/room/8").await;
+    is_asked(&mut from_a, "/room/8", &[]).await;
+    client.response(stream).await.whole();
+
+    // The room has moved: b says so, and that is not a second hop. From then on nobody guesses.
+    let stream = client.get("/room/7").await;
+    is_asked(&mut from_b, "/room/7", &[("tidelock-route-to", "node=app@a")]).await;
+    is_asked(&mut from_a, "/room/7", &[]).await;
+    assert_eq!(client.response(stream).await.status(), "200");
+    let stream = client.get("/room/7").await;
+    is_asked(&mut from_a, "/room/7", &[TO_B, FOR_A_MINUTE]).await;
+    is_asked(&mut from_b, "/room/7", &[]).await;
+    client.response(stream).await.whole();
+
+    // It breaks off: the request goes on as if nothing had been learned.
+    let stream = client.get("/room/7").await;
+    let at = from_b.expect_request().await.stream;
+    from_b.reset(at, 7).await;
+    is_asked(&mut from_a, "/room/7", &[TO_B, FOR_A_MINUTE]).await;
+    is_asked(&mut from_b, "/room/7", &[]).await;
+    assert_eq!(client.response(stream).await.status(), "200");
+
+    // It goes away.
+    fleet.remove(&b).await;
+    for _ in 0..2 {
+        let stream = client.get("/room/7").await;
+        is_asked(&mut from_a, "/room/7", &[]).await;
+        assert_eq!(client.response(stream).await.field("tidelock-endpoint"), Some("a"));
+    }
+}

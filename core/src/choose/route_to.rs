@@ -8,6 +8,10 @@ use crate::table::PoolTable;
 
 /// The response header that says so.
 pub const ROUTE_TO: &str = "tidelock-route-to";
+/// Beside it: for so many seconds, up to 3600, so are later requests with the same path.
+pub const ROUTE_FOR: &str = "tidelock-route-for";
+/// The longest time that is believed.
+pub const ROUTE_FOR_MAX_S: u32 = 3_600;
 
 /// Whose a request is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +31,12 @@ impl RouteTo {
         }
         let node = std::str::from_utf8(text.strip_prefix(b"node=")?).ok()?;
         (!node.is_empty()).then(|| RouteTo::Node(node.into()))
+    }
+
+    /// Seconds as `tidelock-route-for` writes them. None for what says nothing.
+    pub fn parse_for(value: &HeaderValue) -> Option<u32> {
+        let seconds: u32 = std::str::from_utf8(value.as_bytes()).ok()?.trim().parse().ok()?;
+        (seconds > 0).then_some(seconds.min(ROUTE_FOR_MAX_S))
     }
 
     /// The endpoint that takes it now. One that drains still has its processes: a node's name finds it
@@ -61,6 +71,11 @@ mod tests {
         assert_eq!(parse(" key=a b=c "), Some(RouteTo::Key((*b"a b=c").into())));
         for bad in ["", "node=", "key=", "app@10.0.3.7", "nodes=a"] {
             assert_eq!(parse(bad), None, "{bad:?}");
+        }
+        let seconds = |text: &'static str| RouteTo::parse_for(&HeaderValue::from_static(text));
+        assert_eq!((seconds(" 60"), seconds("1000000")), (Some(60), Some(ROUTE_FOR_MAX_S)));
+        for bad in ["", "0", "-1", "1.5", "1m"] {
+            assert_eq!(seconds(bad), None, "{bad:?}");
         }
     }
 }
