@@ -54,8 +54,8 @@ async fn told_and_done(fleet: &Fleet, sent: Sent<'_>) -> (String, Option<String>
     let answer = h2.exchange(sent.request(), usize::MAX).await.expect("an answer");
     let event = eventually("the event", READY, async || {
         let log = through.process.as_ref()?.log();
-        let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        events.filter(|event| event["path"] == sent.path).next_back()
+        let mut events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.rfind(|event| event["path"] == sent.path)
     })
     .await;
     assert_eq!(event["affinity"], told["placement"], "{event} {told}");
