@@ -5,7 +5,7 @@ import { Api, ApiError, newKey, readOutcome, type Answer } from "../src/api/http
 import { parseStatus } from "../src/api/parse";
 import { SseParser } from "../src/api/sse";
 import type { Status } from "../src/api/types";
-import { startDrain } from "../src/api/writes";
+import { sideOf, startDrain, startSwitchover } from "../src/api/writes";
 
 const STATUS = { epoch: 7, node: "a", leader: "b", quorum: true, pools: [], nodes: [], drains: [], routes: [] };
 
@@ -122,6 +122,24 @@ describe("outcomes of writes", () => {
     expect(headers[0]?.get("authorization")).toBe("Bearer tide");
     expect(headers[0]?.get("idempotency-key")).toBe(action.key);
     expect(headers[1]?.get("idempotency-key")).toBe(action.key);
+  });
+
+  it("rehearses a switchover without a key, and takes no other word for yes", async () => {
+    const sent: { url: string; init: RequestInit }[] = [];
+    let word = "would-apply";
+    const api = new Api("http://node/", (url, init) => {
+      sent.push({ url: String(url), init: init ?? {} });
+      return Promise.resolve(new Response(JSON.stringify({ outcome: word, epoch: 1 })));
+    });
+    const request = { pace: null, min_ready: 2, wait_seconds: null, max_error_percent: 0 };
+    const action = startSwitchover("p", { from: sideOf("v1", ["x"]), to: sideOf("", ["e"]), ...request });
+    expect((await api.rehearse(action)).kind).toBe("applied");
+    expect(sent[0]?.url).toBe("http://node/v1/pools/p/switchovers?dry_run=true");
+    expect(JSON.parse(String(sent[0]?.init.body))).toEqual({ from: { revision: "v1" }, to: { endpoints: ["e"] }, min_ready: 2, max_error_percent: 0 });
+    expect((sent[0]?.init.headers as Headers).get("idempotency-key")).toBe(null);
+    expect((await api.write(action)).kind).toBe("unknown");
+    word = "applied";
+    expect((await api.rehearse(action)).kind).toBe("unknown");
   });
 
   it("makes version 4 keys that differ", () => {

@@ -13,6 +13,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, header};
 use tidelock_core::id::{Epoch, Name};
+use tidelock_core::table::Table;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -33,7 +34,7 @@ mod drains;
 mod endpoints;
 pub(crate) mod error;
 pub(crate) mod events;
-mod explain;
+pub(crate) mod explain;
 mod extract;
 mod join;
 pub(crate) mod listener;
@@ -82,6 +83,11 @@ impl Context {
         let peers = self.consensus.peers();
         let members = self.roster.borrow().members(&raft, &peers, Instant::now());
         Moment { node: self.node.clone(), state: self.published.state(), raft, members, peers }
+    }
+
+    /// The newest table.
+    fn table(&self) -> Arc<Table> {
+        self.published.table.borrow().clone()
     }
 
     fn epoch(&self) -> Epoch {

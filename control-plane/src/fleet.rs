@@ -22,11 +22,11 @@ use tokio_util::sync::CancellationToken;
 use crate::api::auth::BearerToken;
 use crate::api::events::{self, Events};
 use crate::api::listener::AdminListener;
-use crate::api::{self, Context};
+use crate::api::{self, Context, explain};
 use crate::apply::Machine;
 use crate::metrics::MetricsHook;
 use crate::publish::{self, Published};
-use crate::raft::{self, RedbStore, Report};
+use crate::raft::{self, Question, RedbStore, Report};
 use chores::Chores;
 use consensus::Consensus;
 use exchange::Exchange;
@@ -112,6 +112,8 @@ struct Agreement {
     published: Published,
     /// Other nodes' bulletins.
     received: mpsc::Receiver<Report>,
+    /// And what they ask.
+    questions: mpsc::Receiver<Question>,
 }
 
 impl ControlPlane {
@@ -149,9 +151,9 @@ impl ControlPlane {
         let started = RedbStore::open(&config.data_dir, None)
             .map_err(raft::StartError::from)
             .and_then(|store| raft::start(options, store, Machine::new(publisher)));
-        let (raft, received) = started.map_err(failed)?;
+        let (raft, received, questions) = started.map_err(failed)?;
         let consensus = Consensus::Raft(raft);
-        let agreement = Agreement { consensus: consensus.clone(), published, received };
+        let agreement = Agreement { consensus: consensus.clone(), published, received, questions };
         let assembled = ControlPlane::assemble(config, reports, agreement).await;
         if assembled.is_err() {
             consensus.stop().await;
@@ -164,7 +166,7 @@ impl ControlPlane {
         reports: watch::Receiver<NodeReport>,
         agreement: Agreement,
     ) -> Result<ControlPlane, StartError> {
-        let Agreement { consensus, published, received } = agreement;
+        let Agreement { consensus, published, received, questions } = agreement;
         let address = config.admin.listen;
         let failed = |source| StartError::ListenAdmin { address, source };
         let cut = CancellationToken::new();
@@ -208,6 +210,7 @@ impl ControlPlane {
         owned(&mut tasks, "report exchange", &stop, exchange.run());
         owned(&mut tasks, "leader's chores", &stop, chores.run());
         owned(&mut tasks, "event broadcast", &stop, events::broadcast(context.clone()));
+        owned(&mut tasks, "answers to nodes", &stop, explain::answer(context.clone(), questions));
         owned(&mut tasks, "Raft", &stop, ended(consensus.clone()));
         tasks.spawn(serve(listener, context, stop.clone(), cut));
         tracing::info!(address = %admin_addr, "the admin API listens");

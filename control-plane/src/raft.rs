@@ -7,11 +7,13 @@
 //! - `driver` turns the raft crate, without thread, clock or socket; `thread` runs it, `sim` tests it;
 //! - `storage` is the durable log, `log` its mirror in memory, `wire` the form of both and of messages;
 //! - `transport`, `identity`, `frame` and `peers` carry messages between nodes under mutual TLS;
+//! - `asks` puts questions to single peers, beside the log;
 //! - `pending` and `reads` owe answers, `bootstrap` begins a fleet, `membership` changes it,
 //!   `recovery` is for one that has lost its majority.
 //!
 //! It must not know commands, tables or HTTP. The data plane never waits for it.
 
+mod asks;
 pub mod bootstrap;
 pub mod driver;
 pub mod exchange;
@@ -43,6 +45,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout_at;
 
+use self::asks::Asks;
+pub use self::asks::{AskError, Question};
 pub use self::driver::{Config as DriverConfig, Fatal, Role, Status};
 use self::exchange::Input;
 pub use self::exchange::{Applied, MembershipError, ProposeError, ReadError};
@@ -55,7 +59,7 @@ pub use self::storage::memory::{Disk, MemoryStore};
 pub use self::storage::redb::RedbStore;
 pub use self::storage::{Store, StoreError};
 use self::thread::{Inbox, Request};
-use self::transport::Transport;
+use self::transport::{About, Transport};
 use self::wire::Blob;
 
 /// What is replicated. Every node applies the same commands in the same order to one of these.
@@ -141,24 +145,33 @@ pub struct Raft<A> {
     inbox: Arc<Inbox<A>>,
     status: watch::Receiver<Status>,
     transport: Option<Transport>,
+    asks: Arc<Asks>,
 }
 
 impl<A> Clone for Raft<A> {
     fn clone(&self) -> Self {
-        Self { inbox: self.inbox.clone(), status: self.status.clone(), transport: self.transport.clone() }
+        Self {
+            inbox: self.inbox.clone(),
+            status: self.status.clone(),
+            transport: self.transport.clone(),
+            asks: self.asks.clone(),
+        }
     }
 }
+
+/// A running node, and what its peers send.
+pub type Started<A> = (Raft<A>, mpsc::Receiver<Report>, mpsc::Receiver<Question>);
 
 /// Opens the store and starts the node; call it within a tokio runtime.
 ///
 /// Returns at once. A node whose fleet has yet to be founded has the role [`Role::Founding`]; a
-/// store that was founded before serves its state before this returns. The receiver gets peers'
-/// reports; when it is full or dropped, they are lost.
+/// store that was founded before serves its state before this returns. The receivers get peers'
+/// reports and questions; when one is full or dropped, they are lost.
 pub fn start<S: Store, M: StateMachine>(
     options: Options,
     store: S,
     machine: M,
-) -> Result<(Raft<M::Answer>, mpsc::Receiver<Report>), StartError> {
+) -> Result<Started<M::Answer>, StartError> {
     founding::start(options, store, machine)
 }
 
@@ -230,6 +243,22 @@ impl<A: Send + 'static> Raft<A> {
     pub fn broadcast_report(&self, bytes: Vec<u8>) {
         if let Some(transport) = &self.transport {
             transport.broadcast(&PeerMessage::Report(Blob(bytes.into())));
+        }
+    }
+
+    /// Puts a question to one peer and waits for its answer.
+    pub async fn ask(&self, to: u64, question: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, AskError> {
+        match &self.transport {
+            Some(transport) => self.asks.ask(transport, to, question, timeout).await,
+            None => Err(AskError::NotConnected),
+        }
+    }
+
+    /// Answers a peer's question; lost where the connection is.
+    pub fn reply(&self, question: &Question, answer: Vec<u8>) {
+        if let Some(transport) = &self.transport {
+            let answer = PeerMessage::Answer { request: question.request, answer: Blob(answer.into()) };
+            transport.send(question.from, &answer, About::Other);
         }
     }
 

@@ -59,9 +59,41 @@ pub(super) async fn run(options: Options, api: &mut Api) -> anyhow::Result<Outco
     if !table.is_empty() {
         print(&table.render())?;
     }
-    for node in explained.nodes.iter().filter(|node| node.same != Some(true)) {
-        let why = if node.same.is_none() { "is not heard of" } else { "decides by another epoch" };
-        print_line(&format!("node {} {why}", node.node))?;
-    }
+    print_nodes(explained.agree, &explained.nodes)?;
     Ok(Outcome::Done)
+}
+
+/// One line if all nodes would do that and find the same up, else what each says.
+fn print_nodes(agree: Option<bool>, nodes: &[view::NodeExplains]) -> anyhow::Result<()> {
+    let finds_all_up =
+        |node: &view::NodeExplains| node.explains.as_ref().is_some_and(|says| says.finds_down.is_empty());
+    if agree == Some(true) && nodes.iter().all(finds_all_up) {
+        return match nodes.len() {
+            1 => print_line("the fleet is this node alone"),
+            count => print_line(&format!("all {count} nodes agree")),
+        };
+    }
+    print_line(match agree {
+        Some(true) => "the nodes agree",
+        Some(false) => "the nodes do not agree:",
+        None => "the nodes that were reached agree",
+    })?;
+    let mut table = Table::new(["NODE", "EPOCH", "ENDPOINT", "PLACEMENT", "FINDS DOWN", "WHY"]);
+    let known = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
+    for node in nodes {
+        let epoch = node.epoch.map_or_else(|| "-".into(), |epoch| epoch.to_string());
+        let name = node.node.clone();
+        match &node.explains {
+            Some(says) => {
+                let down = Some(says.finds_down.join(" ")).filter(|down| !down.is_empty());
+                let verdict = says.verdict.clone();
+                table.row([name, epoch, known(&says.endpoint), known(&says.placement), known(&down), verdict]);
+            }
+            None => {
+                let why = format!("not reached: {}", known(&node.not_reached));
+                table.row([name, epoch, "-".into(), "-".into(), "-".into(), why]);
+            }
+        }
+    }
+    print(&table.render())
 }

@@ -198,7 +198,8 @@ pub(super) struct Explanation {
     pub(super) placement: Option<String>,
     pub(super) pin: Option<Pin>,
     pub(super) endpoints: Vec<Candidate>,
-    pub(super) nodes: Vec<DecidesAt>,
+    pub(super) agree: Option<bool>,
+    pub(super) nodes: Vec<NodeExplains>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -220,9 +221,20 @@ pub(super) struct Candidate {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
-pub(super) struct DecidesAt {
+pub(super) struct NodeExplains {
     pub(super) node: String,
-    pub(super) same: Option<bool>,
+    pub(super) epoch: Option<u64>,
+    pub(super) not_reached: Option<String>,
+    pub(super) explains: Option<NodeSays>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct NodeSays {
+    pub(super) verdict: String,
+    pub(super) endpoint: Option<String>,
+    pub(super) placement: Option<String>,
+    pub(super) finds_down: Vec<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -99,7 +99,7 @@ pub(super) struct Section<'a> {
     path: String,
     pub(super) source: Source,
     table: Option<&'a DeTable<'a>>,
-    /// Only sections at the top: lists of tables, and what is in them, have no names there.
+    /// Not lists of tables, and what is in them: they have no names there.
     from_environment: bool,
     asked: RefCell<Vec<&'static str>>,
 }
@@ -231,14 +231,19 @@ impl<'a> Section<'a> {
                 None
             }
         });
-        let from_environment = self.path.is_empty();
+        let from_environment = self.path.is_empty() || self.from_environment;
         Section { layers: self.layers, path: self.key(key), source, table, from_environment, asked: RefCell::default() }
+    }
+
+    /// A table that may be left out; it is there when one of `keys` is in the environment, too.
+    pub(super) fn section_if_any(&self, key: &'static str, keys: &[&str]) -> Option<Section<'a>> {
+        let section = self.section(key);
+        section.is_present(keys).then_some(section)
     }
 
     /// A table that may be left out.
     pub(super) fn section_if_present(&self, key: &'static str) -> Option<Section<'a>> {
-        let section = self.section(key);
-        section.table.is_some().then_some(section)
+        self.section_if_any(key, &[])
     }
 
     /// A list of tables, none when the key is absent.

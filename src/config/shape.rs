@@ -141,14 +141,15 @@ fn node(section: Section<'_>, layers: &Layers<'_>) -> NodeDraft {
 
 fn fleet(section: Section<'_>) -> Option<FleetDraft> {
     let keys = ["listen", "advertise", "founders", "join", "join_token_file", "secret_file", "previous_secret_file"];
-    if !section.is_present(&keys) {
+    let tls = section.section_if_any("tls", &["authorities", "certificate", "key", "name"]);
+    if tls.is_none() && !section.is_present(&keys) {
         return None;
     }
     let advertise = section.scalar("advertise");
     let founders = section.list("founders");
     let join = section.list("join");
     let secret_file = section.scalar("secret_file");
-    let tls = section.section_if_present("tls").map(peer_tls);
+    let tls = tls.map(peer_tls);
     let fleet = FleetDraft {
         source: section.source.clone(),
         listen: section.scalar("listen").or(SocketAddr::from(([0, 0, 0, 0], 7946))),

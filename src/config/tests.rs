@@ -436,6 +436,38 @@ fn peers_know_each_other_by_secrets_or_by_certificates() {
 }
 
 #[test]
+fn the_certificates_of_peers_come_from_the_environment_too() {
+    let folder = Folder::new();
+    folder.write("secret", &"s".repeat(32));
+    let pair = rcgen::generate_simple_self_signed(["peer.tidelock".to_owned()]).unwrap();
+    let chain = folder.write("tls.crt", &pair.cert.pem()).display().to_string();
+    let key = folder.write("tls.key", &pair.signing_key.serialize_pem()).display().to_string();
+    let env = [
+        ("TIDELOCK_FLEET_TLS_AUTHORITIES", chain.as_str()),
+        ("TIDELOCK_FLEET_TLS_CERTIFICATE", chain.as_str()),
+        ("TIDELOCK_FLEET_TLS_KEY", key.as_str()),
+        ("TIDELOCK_FLEET_TLS_NAME", "nodes.example"),
+    ];
+    let path = folder.write("fleet.toml", FLEET_OF_TWO);
+    let fleet = Config::load(Some(&path), Flags::default(), with_host(&env)).unwrap().fleet.unwrap();
+    let PeerTrust::Given { own, name, .. } = fleet.trust else { panic!("{:?}", fleet.trust) };
+    assert_eq!((own.key.display().to_string(), name.as_deref()), (key.clone(), Some("nodes.example")));
+
+    assert_lines(
+        &folder.problems(&format!("{FLEET_OF_TWO}secret_file = \"secret\"\n"), &env, Flags::default()),
+        &["DIR/t.toml:1: fleet.tls: stands beside fleet.secret_file: peers know each other by the one or by the other"],
+    );
+    assert_lines(
+        &folder.problems(FLEET_OF_TWO, &env[3..], Flags::default()),
+        &[
+            "DIR/t.toml:1: fleet.tls.authorities: is missing",
+            "DIR/t.toml:1: fleet.tls.certificate: is missing",
+            "DIR/t.toml:1: fleet.tls.key: is missing",
+        ],
+    );
+}
+
+#[test]
 fn problems_with_secrets_and_with_certificates_are_reported_together() {
     let folder = Folder::new();
     folder.write("secret", "short");

@@ -217,11 +217,28 @@ def test_every_file_that_the_configuration_names_is_mounted(values):
         for item in next(iter(source.values()))["items"]
     ]
     toml = rendered.toml
-    named = [toml["fleet"]["secret_file"], toml["admin"]["token_file"], "/etc/tidelock/tidelock.toml"]
+    fleet = toml["fleet"]
+    by = {k: v for k, v in fleet["tls"].items() if k != "name"}.values() if "tls" in fleet else [fleet["secret_file"]]
+    named = [*by, toml["admin"]["token_file"], "/etc/tidelock/tidelock.toml"]
     for listener in toml["listeners"]:
         named += listener.get("tls", {}).values()
     assert sorted(named) == sorted(f"/etc/tidelock/{item}" for item in items)
     assert config["projected"]["defaultMode"] == 0o440
+
+
+def test_peers_know_each_other_by_certificates_or_by_a_secret():
+    rendered = render({"fleetTls": {"existingSecret": "peer-certificate"}})
+    assert "name" not in rendered.toml["fleet"]["tls"] and "secret_file" not in rendered.toml["fleet"]
+    made = [m["metadata"]["name"] for m in rendered.manifests if m["kind"] == "Secret"]
+    assert made == ["tidelock-admin"], "no secret is made that nobody reads"
+    sources = [v for v in rendered.pod["volumes"] if v["name"] == "config"][0]["projected"]["sources"]
+    (mounted,) = [s["secret"]["items"] for s in sources if s.get("secret", {}).get("name") == "peer-certificate"]
+    assert [item["key"] for item in mounted] == ["ca.crt", "tls.crt", "tls.key"]
+
+    with pytest.raises(Exception, match="leave one of them empty"):
+        render({"fleetTls": {"existingSecret": "a"}, "fleetSecret": {"existingSecret": "b"}})
+    with pytest.raises(Exception, match="fleetTls.existingSecret names none"):
+        render({"fleetTls": {"name": "peer.example"}})
 
 
 def test_secrets_never_appear_in_the_configuration_or_the_environment():

@@ -1,6 +1,7 @@
 """The rendered tidelock.toml, read by the real binary as each pod would read it. TIDELOCK_BIN names the binary."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
@@ -33,11 +34,10 @@ def check(text, environment, folder):
 
 
 def certificates(rendered, folder):
-    """A certificate for each listener with TLS, where its configuration will look for it."""
-    for listener in rendered.toml["listeners"]:
-        if "tls" not in listener:
-            continue
-        paths = {k: str(folder) + v.removeprefix("/etc/tidelock") for k, v in listener["tls"].items()}
+    """A certificate for each listener with TLS and for the peers, where the configuration will look for it."""
+    sections = [*rendered.toml["listeners"], rendered.toml["fleet"]]
+    for tls in [section["tls"] for section in sections if "tls" in section]:
+        paths = {k: str(folder) + v.removeprefix("/etc/tidelock") for k, v in tls.items()}
         os.makedirs(os.path.dirname(paths["key"]), exist_ok=True)
         subprocess.run(
             ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
@@ -45,6 +45,8 @@ def certificates(rendered, folder):
              "-out", paths["certificate"]],
             check=True, capture_output=True, timeout=30,
         )  # fmt: skip
+        if "authorities" in paths:
+            shutil.copy(paths["certificate"], paths["authorities"])
 
 
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS.keys())

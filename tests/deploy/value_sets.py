@@ -16,6 +16,7 @@ VALUE_SETS = {
         "adminToken": {"existingSecret": "vault-admin", "key": "bearer"},
         "serviceAccount": {"create": False},
     },
+    "peer-certificates": {"fleetTls": {"existingSecret": "peer-certificate", "name": "nodes.example"}},
     "ipv6": {"bindAddress": "[::]", "service": {"ipFamilyPolicy": "PreferDualStack"}},
     "ports": {
         "listeners": [{"name": "web", "port": 10080, "servicePort": 8000}],

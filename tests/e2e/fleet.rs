@@ -14,6 +14,15 @@ fn cookie_affinity() -> serde_json::Value {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_know_each_other_by_the_certificates_that_the_environment_names() {
+    let mut fleet = Fleet::configured(2, None);
+    fleet.certify_by_environment();
+    fleet.start_all().await;
+    let written = fleet.nodes[1].api.put("/v1/pools/app", json!({})).await;
+    fleet.until_epoch(written["epoch"].as_u64().expect("an epoch")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_through_any_node_is_seen_on_all() {
     let fleet = Fleet::start(3).await;
     for (i, node) in fleet.nodes.iter().enumerate() {

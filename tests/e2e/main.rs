@@ -10,6 +10,7 @@ mod crashes;
 mod disks;
 mod drains;
 mod elixir;
+mod explain;
 mod fleet;
 mod gaps;
 mod health;

@@ -53,7 +53,7 @@ impl Seen {
     async fn busiest_second(&self) -> usize {
         let closes = self.closes.lock().await;
         let second =
-            |from: Instant| closes.iter().filter(|at| (from..from + Duration::from_secs(1)).contains(at)).count();
+            |from: Instant| closes.iter().filter(|at| (from..from + Duration::from_secs(1)).contains(*at)).count();
         closes.iter().map(|from| second(*from)).max().unwrap_or(0)
     }
 }

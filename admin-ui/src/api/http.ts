@@ -62,16 +62,24 @@ export class Api {
     return response;
   }
 
-  async write(action: WriteAction): Promise<Outcome> {
-    const headers: Record<string, string> = { "idempotency-key": action.key };
+  write(action: WriteAction): Promise<Outcome> {
+    return this.#put(action, action.path, { "idempotency-key": action.key }, "applied");
+  }
+
+  /** Asks whether the fleet would take the write; nothing is written. */
+  rehearse(action: WriteAction): Promise<Outcome> {
+    return this.#put(action, `${action.path}?dry_run=true`, {}, "would-apply");
+  }
+
+  async #put(action: WriteAction, path: string, headers: Record<string, string>, word: string): Promise<Outcome> {
     const init: RequestInit = { method: action.method, headers };
     if (action.body !== undefined) {
       headers["content-type"] = "application/json";
       init.body = JSON.stringify(action.body);
     }
     try {
-      const response = await this.#send(action.path, init, AbortSignal.timeout(WRITE_TIMEOUT_MS));
-      return await readOutcome(response);
+      const response = await this.#send(path, init, AbortSignal.timeout(WRITE_TIMEOUT_MS));
+      return await readOutcome(response, word);
     } catch (error) {
       return { kind: "unknown", problem: { title: "No answer", detail: sentence(error), fields: [] } };
     }
@@ -86,10 +94,10 @@ export class Api {
 }
 
 /** What a write's answer means. 5xx says nothing about whether the entry was committed, so it is "unknown". */
-export async function readOutcome(response: Response): Promise<Outcome> {
+export async function readOutcome(response: Response, word = "applied"): Promise<Outcome> {
   if (response.ok) {
     const body = (await response.json()) as { outcome?: unknown; epoch?: unknown; drain?: unknown };
-    if (body.outcome === "applied" && typeof body.epoch === "number") {
+    if (body.outcome === word && typeof body.epoch === "number") {
       return { kind: "applied", epoch: body.epoch, drain: typeof body.drain === "string" ? body.drain : null };
     }
     const detail = "The node answered, but not with an outcome this page knows.";

@@ -1,7 +1,7 @@
 // The writes the dashboard can make.
 
 import { newKey, type WriteAction } from "./http";
-import type { DrainMode } from "./types";
+import type { DrainMode, Side } from "./types";
 
 export interface DrainRequest {
   mode: DrainMode;
@@ -26,4 +26,30 @@ export function startDrain(pool: string, endpoint: string, request: DrainRequest
 
 export function cancelDrain(pool: string, endpoint: string): WriteAction {
   return { method: "DELETE", path: drainPath(pool, endpoint), body: undefined, key: newKey() };
+}
+
+export interface SwitchoverRequest {
+  from: Side;
+  to: Side;
+  /** Null leaves a field out, and the fleet its default. */
+  pace: number | null;
+  min_ready: number | null;
+  wait_seconds: number | null;
+  max_error_percent: number | null;
+}
+
+/** A revision, or without one the list. */
+export function sideOf(revision: string, endpoints: string[]): Side {
+  return revision === "" ? { revision: null, endpoints } : { revision, endpoints: [] };
+}
+
+export function startSwitchover(pool: string, request: SwitchoverRequest): WriteAction {
+  const side = (of: Side) => (of.revision === null ? { endpoints: of.endpoints } : { revision: of.revision });
+  const given = Object.entries(request).filter(([, value]) => value !== null);
+  const body = { ...Object.fromEntries(given), from: side(request.from), to: side(request.to) };
+  return { method: "POST", path: `v1/pools/${encodeURIComponent(pool)}/switchovers`, body, key: newKey() };
+}
+
+export function rollBack(switchover: string): WriteAction {
+  return { method: "DELETE", path: `v1/switchovers/${encodeURIComponent(switchover)}`, body: undefined, key: newKey() };
 }

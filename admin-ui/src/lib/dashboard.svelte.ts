@@ -120,6 +120,13 @@ export class Dashboard {
     return this.#send(write);
   }
 
+  /** Whether the fleet would take a write. It is not listed: nothing happened. */
+  async rehearse(action: WriteAction): Promise<Outcome> {
+    const outcome = await this.#api.rehearse(action);
+    if (outcome.kind === "rejected" && outcome.status === 401) this.#askForToken();
+    return outcome;
+  }
+
   /** Sends the same write with the same key: if it did happen, the server answers with the first outcome. */
   repeat(write: Write): Promise<Outcome> {
     this.#replace({ ...write, outcome: null });

@@ -205,3 +205,14 @@ export function deadlineLeft(drain: Drain, now: number): number | null {
 export function byName(a: string, b: string): number {
   return a.localeCompare(b, "en", { numeric: true });
 }
+
+/** The revisions that a pool's endpoints have, each once. */
+export function revisions(endpoints: Endpoint[]): string[] {
+  const known = endpoints.flatMap((endpoint) => endpoint.revision ?? []);
+  return [...new Set(known)].sort(byName);
+}
+
+/** The endpoints of a side of a switchover: of a revision, or without one those that are listed. */
+export function onSide(endpoints: Endpoint[], revision: string, listed: string[]): Endpoint[] {
+  return endpoints.filter((endpoint) => (revision === "" ? listed.includes(endpoint.name) : endpoint.revision === revision));
+}

@@ -1,5 +1,8 @@
-//! `/v1/explain`: where a request would go, and why. The decision is the data plane's own, over the
-//! same table; what only the data plane knows (connections that fail, requests in flight) is left out.
+//! `/v1/explain`: where a request would go, and why, by this node and by every other one. The decision
+//! is the data plane's own, over the same table; what only the data plane knows (connections that
+//! fail, requests in flight) is left out. `peers` asks the other nodes.
+
+mod peers;
 
 use std::net::IpAddr;
 
@@ -7,6 +10,8 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
 use serde::{Deserialize, Serialize};
 use tidelock_core::affinity::cookies;
 use tidelock_core::choose::{Asked, Availability, Moment, choose};
@@ -21,8 +26,11 @@ use super::extract::{Params, ReadParams};
 use super::status::{self, ReadAnswers};
 use super::{Context, schema};
 use crate::fleet::clock;
+use peers::NodeExplains;
+pub(crate) use peers::answer;
 
-#[derive(Debug, Deserialize, IntoParams)]
+// Without Debug: cookies stay out of every log. Nodes of two versions send it to each other.
+#[derive(Clone, Deserialize, Serialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(crate) struct ExplainParams {
@@ -63,8 +71,10 @@ pub(crate) struct Explanation {
     /// Of `new` and `none` the endpoint is an example: it is drawn.
     placement: Option<&'static str>,
     endpoints: Vec<Candidate>,
-    /// Equal epochs choose equally.
-    nodes: Vec<At>,
+    /// Whether all members would do the same; without an endpoint where it is drawn. None: those that
+    /// were reached would, and some were not.
+    agree: Option<bool>,
+    nodes: Vec<NodeExplains>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -89,15 +99,6 @@ pub(crate) struct Candidate {
     takes_pinned_sessions: bool,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
-pub(crate) struct At {
-    node: String,
-    #[schema(value_type = Option<u64>)]
-    epoch: Option<Epoch>,
-    /// It decides by the same epoch. None: it is not heard of.
-    same: Option<bool>,
-}
-
 /// By the phases alone.
 struct ByPhase<'a>(&'a PoolTable);
 
@@ -120,19 +121,9 @@ pub(super) async fn show(
     Params(params): Params<ExplainParams>,
 ) -> Result<Response, Problem> {
     status::look(&api, ReadParams::default()).await?;
-    let headers = fields(&params)?;
-    let path = params.path.as_deref().unwrap_or("/");
-    if !path.starts_with('/') {
-        return Err(Problem::invalid("path", "it begins with /"));
-    }
-    let table = api.published.table.borrow().clone();
-    let mut explanation = explain(&table, &params, &headers, path);
-    let at = |member: &crate::fleet::roster::Member| At {
-        node: member.label.clone(),
-        epoch: member.epoch(),
-        same: member.epoch().map(|epoch| epoch == table.epoch),
-    };
-    explanation.nodes = api.moment().members.iter().map(at).collect();
+    let seed = rand::random();
+    let mut explanation = explain(&api.table(), &params, seed)?;
+    (explanation.nodes, explanation.agree) = peers::ask(&api, params, seed, &explanation).await;
     Ok(Json(explanation).into_response())
 }
 
@@ -153,7 +144,13 @@ fn fields(params: &ExplainParams) -> Result<HeaderMap, Problem> {
     Ok(headers)
 }
 
-fn explain(table: &Table, params: &ExplainParams, headers: &HeaderMap, path: &str) -> Explanation {
+/// `seed` decides what is drawn: two nodes with one table then draw alike.
+fn explain(table: &Table, params: &ExplainParams, seed: u64) -> Result<Explanation, Problem> {
+    let headers = fields(params)?;
+    let path = params.path.as_deref().unwrap_or("/");
+    if !path.starts_with('/') {
+        return Err(Problem::invalid("path", "it begins with /"));
+    }
     let mut explanation = Explanation {
         epoch: table.epoch,
         verdict: String::new(),
@@ -165,6 +162,7 @@ fn explain(table: &Table, params: &ExplainParams, headers: &HeaderMap, path: &st
         endpoint: None,
         placement: None,
         endpoints: Vec::new(),
+        agree: None,
         nodes: Vec::new(),
     };
     let (only_path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
@@ -172,11 +170,11 @@ fn explain(table: &Table, params: &ExplainParams, headers: &HeaderMap, path: &st
         Ok(route) => route,
         Err(NoRoute::Host) => {
             explanation.verdict = "421: no route is for this host".into();
-            return explanation;
+            return Ok(explanation);
         }
         Err(NoRoute::Path) => {
             explanation.verdict = "404: the host has routes, and none is for this path".into();
-            return explanation;
+            return Ok(explanation);
         }
     };
     let pool = &table.pools[route.pool];
@@ -186,7 +184,7 @@ fn explain(table: &Table, params: &ExplainParams, headers: &HeaderMap, path: &st
     explanation.strength = Some(route.spec.strength_for(only_path, headers));
     explanation.endpoints = pool.endpoints.iter().map(candidate).collect();
     if let Affinity::Cookie(cookie) = &route.spec.affinity {
-        let mut pins = cookies(headers, cookie.name.as_str()).filter_map(|value| table.sealer.open(value));
+        let mut pins = cookies(&headers, cookie.name.as_str()).filter_map(|value| table.sealer.open(value));
         explanation.pin = pins.find(|pin| pin.pool == pool.id).map(|pin| {
             let endpoint = pool.find(pin.endpoint).map(|place| &pool.endpoints[place]);
             Pinned {
@@ -197,9 +195,10 @@ fn explain(table: &Table, params: &ExplainParams, headers: &HeaderMap, path: &st
         });
     }
     let client = params.client.unwrap_or(IpAddr::from([192, 0, 2, 1]));
-    let asked = Asked { headers, path: only_path, query, client };
+    let asked = Asked { headers: &headers, path: only_path, query, client };
     let moment = Moment { now: (clock::now_ms() / 1_000) as u32, tried: &[], session: None };
-    match choose(table, route, &asked, &moment, &ByPhase(pool), &mut rand::random::<u64>) {
+    let mut random = StdRng::seed_from_u64(seed);
+    match choose(table, route, &asked, &moment, &ByPhase(pool), &mut || random.next_u64()) {
         Ok(choice) => {
             let endpoint = &pool.endpoints[choice.endpoint].name;
             explanation.verdict = format!("endpoint {endpoint} of pool {}", pool.name);
@@ -211,7 +210,7 @@ fn explain(table: &Table, params: &ExplainParams, headers: &HeaderMap, path: &st
             explanation.verdict = format!("no endpoint may be used now: it waits for up to {hold} ms, then 503");
         }
     }
-    explanation
+    Ok(explanation)
 }
 
 fn candidate(endpoint: &EndpointEntry) -> Candidate {

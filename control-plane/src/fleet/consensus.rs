@@ -12,7 +12,7 @@ use tidelock_core::state::Outcome;
 use tokio::sync::watch;
 
 use super::clock;
-use crate::raft::{self, Change, MembershipError, Peer, ReadError, Status};
+use crate::raft::{self, AskError, Change, MembershipError, Peer, Question, ReadError, Status};
 
 #[cfg(test)]
 pub(crate) mod local;
@@ -129,6 +129,23 @@ impl Consensus {
             Consensus::Raft(raft) => raft.broadcast_report(bulletin),
             #[cfg(test)]
             Consensus::Local(local) => local.broadcast(bulletin),
+        }
+    }
+
+    /// Puts a question to one peer, beside the log.
+    pub(crate) async fn ask(&self, to: NodeId, question: Vec<u8>, timeout: Duration) -> Result<Vec<u8>, AskError> {
+        match self {
+            Consensus::Raft(raft) => raft.ask(to.0, question, timeout).await,
+            #[cfg(test)]
+            Consensus::Local(_) => Err(AskError::NotConnected),
+        }
+    }
+
+    pub(crate) fn reply(&self, question: &Question, answer: Vec<u8>) {
+        match self {
+            Consensus::Raft(raft) => raft.reply(question, answer),
+            #[cfg(test)]
+            Consensus::Local(_) => {}
         }
     }
 

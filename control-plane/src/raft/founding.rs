@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
+use super::asks::{Asks, MAX_ASK, Question};
 use super::bootstrap::{self, Decision};
 use super::driver::{Driver, Fatal, Status};
 use super::exchange::{Input, Outgoing};
@@ -15,10 +16,13 @@ use super::identity::Identities;
 use super::storage::Store;
 use super::thread::{self, Inbox, Request, Surroundings};
 use super::transport::{About, Event, Handler, Transport};
-use super::{DriverConfig, Fleet, Membership, Options, Raft, Report, Role, StartError, StateMachine, wire};
+use super::{DriverConfig, Fleet, Membership, Options, Raft, Report, Role, StartError, Started, StateMachine, wire};
 
 /// Reports of peers that nobody has read yet; more are dropped.
 const REPORTS: usize = 1_024;
+
+/// Questions of peers that wait to be answered; more are dropped, and their askers do not hear.
+const QUESTIONS: usize = 64;
 
 /// How often a start that waits for other founders says what it waits for.
 const PROGRESS: Duration = Duration::from_secs(5);
@@ -27,13 +31,16 @@ pub(super) fn start<S: Store, M: StateMachine>(
     options: Options,
     mut store: S,
     machine: M,
-) -> Result<(Raft<M::Answer>, mpsc::Receiver<Report>), StartError> {
+) -> Result<Started<M::Answer>, StartError> {
     let Options { tick, driver: config, fleet, on_fatal } = options;
     let loaded = store.load()?;
     let id = loaded.node;
     let inbox = Inbox::new();
     let (status, status_receiver) = watch::channel(not_started(id));
     let (reports, report_receiver) = mpsc::channel(REPORTS);
+    let (questions, question_receiver) = mpsc::channel(QUESTIONS);
+    let asks = Arc::<Asks>::default();
+    let beside = Beside { reports, questions, asks: asks.clone() };
 
     // A node that has voted or learnt something without a snapshot was waiting to be added.
     let pristine = !loaded.is_initialised() && loaded.hard_state == Default::default() && loaded.entries.is_empty();
@@ -45,7 +52,7 @@ pub(super) fn start<S: Store, M: StateMachine>(
         } else if pristine {
             tracing::info!(id = %format_args!("{id:016x}"), "this node is not among the founders; it waits until it is added to the fleet");
         }
-        let started = connect(fleet, &loaded, inbox.clone(), reports)?;
+        let started = connect(fleet, &loaded, inbox.clone(), beside)?;
         for (peer, address) in &loaded.addresses {
             started.book().heard_of(*peer, address);
         }
@@ -67,7 +74,14 @@ pub(super) fn start<S: Store, M: StateMachine>(
         }
         _ => node.run()?,
     }
-    Ok((Raft { inbox, status: status_receiver, transport }, report_receiver))
+    Ok((Raft { inbox, status: status_receiver, transport, asks }, report_receiver, question_receiver))
+}
+
+/// Where messages go that are not the log's.
+struct Beside {
+    reports: mpsc::Sender<Report>,
+    questions: mpsc::Sender<Question>,
+    asks: Arc<Asks>,
 }
 
 struct Node<S: Store, M: StateMachine> {
@@ -158,7 +172,7 @@ fn connect<A: Send + 'static>(
     fleet: Fleet,
     loaded: &super::storage::Loaded,
     inbox: Arc<Inbox<A>>,
-    reports: mpsc::Sender<Report>,
+    beside: Beside,
 ) -> Result<Transport, StartError> {
     let identities = Identities::new(fleet.credentials)?;
     let hello = Hello {
@@ -172,13 +186,13 @@ fn connect<A: Send + 'static>(
         known: loaded.addresses.clone(),
         join_token: fleet.join_token,
     };
-    let handler = handler(loaded.node, inbox, reports);
+    let handler = handler(loaded.node, inbox, beside);
     Ok(Transport::start(fleet.listener, identities, hello, &fleet.founders, handler))
 }
 
 /// Turns what the transport tells into inputs. Raft messages are decoded here, on the connection's
 /// task, so that the driver's thread only sees valid ones.
-fn handler<A: Send + 'static>(id: u64, inbox: Arc<Inbox<A>>, reports: mpsc::Sender<Report>) -> Handler {
+fn handler<A: Send + 'static>(id: u64, inbox: Arc<Inbox<A>>, beside: Beside) -> Handler {
     Arc::new(move |event| {
         let input = match event {
             Event::Message { from, message } => match message {
@@ -203,15 +217,23 @@ fn handler<A: Send + 'static>(id: u64, inbox: Arc<Inbox<A>>, reports: mpsc::Send
                 }
                 PeerMessage::ForwardReply { request, outcome } => Input::ForwardReply { request, outcome },
                 PeerMessage::Report(bytes) => {
-                    let _ = reports.try_send(Report { from, bytes: bytes.0.to_vec() });
+                    let _ = beside.reports.try_send(Report { from, bytes: bytes.0.to_vec() });
                     return;
                 }
+                PeerMessage::Ask { request, question } => {
+                    if question.0.len() <= MAX_ASK {
+                        let _ = beside.questions.try_send(Question { from, request, bytes: question.0.to_vec() });
+                    }
+                    return;
+                }
+                PeerMessage::Answer { request, answer } => return beside.asks.answered(from, request, &answer.0),
                 PeerMessage::Hello(_) | PeerMessage::Ping => return,
             },
             Event::Sent { to, about: About::Snapshot } => Input::SnapshotSent { to, delivered: true },
             Event::Sent { .. } => return,
             Event::Undelivered { to, about: About::Raft | About::Other } => Input::Unreachable(to),
             Event::Undelivered { to, about: About::Snapshot } => Input::SnapshotSent { to, delivered: false },
+            Event::Undelivered { about: About::Ask { request }, .. } => return beside.asks.undelivered(request),
             Event::Undelivered { about: About::Forward { request }, .. } => Input::ForwardDropped { request },
         };
         // A full inbox, or none yet: Raft sends again, forwarded commands meet their deadline.

@@ -36,6 +36,15 @@ pub(crate) enum PeerMessage {
     Report(Blob),
     /// Keeps a quiet connection known as alive.
     Ping,
+    /// A question to this node alone, opaque here. An older version passes over it.
+    Ask {
+        request: u64,
+        question: Blob,
+    },
+    Answer {
+        request: u64,
+        answer: Blob,
+    },
 }
 
 /// Who a node is and what it knows.

@@ -105,6 +105,8 @@ fn peer_messages(raft: &[Vec<u8>]) -> Vec<PeerMessage> {
         PeerMessage::ForwardReply { request: 1, outcome: ForwardOutcome::Appended { index: 5 } },
         PeerMessage::Report(Blob(Membership::of_voters(&[1, 2]).voters.iter().map(|id| *id as u8).collect())),
         PeerMessage::Ping,
+        PeerMessage::Ask { request: 1, question: Blob(vec![7; 30].into()) },
+        PeerMessage::Answer { request: 1, answer: Blob(vec![7; 30].into()) },
     ]);
     messages
 }

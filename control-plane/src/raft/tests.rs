@@ -67,6 +67,7 @@ struct TestNode {
     raft: Raft<usize>,
     journal: Journal,
     reports: mpsc::Receiver<Report>,
+    questions: mpsc::Receiver<Question>,
     /// Held, so that it is removed last.
     _directory: Arc<Directory>,
 }
@@ -83,8 +84,8 @@ fn options(fleet: Option<Fleet>) -> Options {
 fn launch(fleet: Option<Fleet>, directory: Arc<Directory>) -> TestNode {
     let journal = Journal::default();
     let store = RedbStore::open(&directory.0, None).unwrap();
-    let (raft, reports) = start(options(fleet), store, journal.clone()).unwrap();
-    TestNode { raft, journal, reports, _directory: directory }
+    let (raft, reports, questions) = start(options(fleet), store, journal.clone()).unwrap();
+    TestNode { raft, journal, reports, questions, _directory: directory }
 }
 
 async fn bind() -> (TcpListener, String) {
@@ -212,6 +213,39 @@ async fn leadership_moves_on_request_and_reports_reach_the_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_question_is_answered_by_the_node_that_was_asked_or_ends_with_the_reason() {
+    let (mut nodes, _) = three().await;
+    let asker = nodes[0].raft.clone();
+    let [first, second, third] = nodes.as_mut_slice() else { panic!("three nodes") };
+    let (asked, other) = (second.raft.id(), third.raft.clone());
+    let both_ways = async {
+        let has = |raft: &Raft<usize>, id| raft.peers().iter().any(|peer| peer.id == id && peer.connected);
+        while !has(&asker, asked) || !has(&second.raft, asker.id()) || !has(&other, asker.id()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, both_ways).await.expect("connected in time");
+    let answering = async {
+        let question = second.questions.recv().await.expect("the question");
+        assert_eq!((question.from, question.bytes.as_slice()), (asker.id(), &b"who?"[..]));
+        // A node that was not asked has no say.
+        other.reply(&question, b"me".to_vec());
+        // What it says after that is heard: so was its answer.
+        other.broadcast_report(b"done".to_vec());
+        while first.reports.recv().await.expect("a report").from != other.id() {}
+        second.raft.reply(&question, b"I".to_vec());
+    };
+    let (answer, ()) = tokio::join!(asker.ask(asked, b"who?".to_vec(), PATIENCE), answering);
+    assert_eq!(answer, Ok(b"I".to_vec()));
+
+    let short = Duration::from_millis(100);
+    assert_eq!(asker.ask(asked, b"who?".to_vec(), short).await, Err(AskError::Late));
+    assert_eq!(asker.ask(404, b"who?".to_vec(), PATIENCE).await, Err(AskError::NotConnected));
+    assert_eq!(asker.ask(asked, vec![0; asks::MAX_ASK + 1], PATIENCE).await, Err(AskError::TooLong));
+    stop_all(nodes).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_node_keeps_its_id_and_its_state() {
     let directory = Arc::new(Directory::new());
     let node = launch(None, directory.clone());
@@ -261,7 +295,7 @@ async fn a_node_with_another_secret_stays_outside() {
 async fn a_panic_on_the_thread_is_fatal_and_named() {
     let (told, fatal) = oneshot::channel();
     let options = Options { on_fatal: Box::new(|fatal| told.send(fatal.to_string()).unwrap()), ..options(None) };
-    let (raft, _reports) = start(options, Disk::new(7).store(), Journal::default()).unwrap();
+    let (raft, ..) = start(options, Disk::new(7).store(), Journal::default()).unwrap();
     assert_eq!(raft.propose(1, b"panic".to_vec(), PATIENCE).await, Err(ProposeError::Stopped));
     assert!(fatal.await.unwrap().contains("the journal was asked to panic"));
 }
@@ -271,7 +305,7 @@ async fn a_failing_store_is_fatal_and_named() {
     let (told, fatal) = oneshot::channel();
     let options = Options { on_fatal: Box::new(|fatal| told.send(fatal.to_string()).unwrap()), ..options(None) };
     let disk = Disk::new(7);
-    let (raft, _reports) = start(options, disk.store(), Journal::default()).unwrap();
+    let (raft, ..) = start(options, disk.store(), Journal::default()).unwrap();
     raft.propose(1, b"fine".to_vec(), PATIENCE).await.unwrap();
     disk.set_faults(Faults { crash: Some(CrashPoint { commit: 1, written: false }), lazy: None });
     assert_eq!(raft.propose(2, b"lost".to_vec(), PATIENCE).await, Err(ProposeError::Stopped));

@@ -65,6 +65,7 @@ pub(crate) enum About {
     Raft,
     Snapshot,
     Forward { request: u64 },
+    Ask { request: u64 },
     Other,
 }
 

@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 
 use super::api::{Api, TOKEN};
@@ -92,6 +93,38 @@ impl Fleet {
             fleet.nodes.push(node);
         }
         fleet
+    }
+
+    /// Peers know each other by certificates of one authority, which the environment names, and not by the
+    /// secret. The nodes have not been started.
+    pub(crate) fn certify_by_environment(&mut self) {
+        let authority_key = KeyPair::generate().expect("a key");
+        let mut authority = CertificateParams::default();
+        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let authorities = authority.self_signed(&authority_key).expect("an authority").pem();
+        let issuer = Issuer::new(authority, authority_key);
+        let key = KeyPair::generate().expect("a key");
+        let mut own = CertificateParams::new(["nodes.example".to_owned()]).expect("a name");
+        own.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = own.signed_by(&key, &issuer).expect("a certificate").pem();
+        let write = |name: &str, pem: String| {
+            let path = self.folder.path().join(name);
+            std::fs::write(&path, pem).expect("it is written");
+            path.display().to_string()
+        };
+        let enter = [
+            "env".to_owned(),
+            format!("TIDELOCK_FLEET_TLS_AUTHORITIES={}", write("ca.crt", authorities)),
+            format!("TIDELOCK_FLEET_TLS_CERTIFICATE={}", write("tls.crt", certificate)),
+            format!("TIDELOCK_FLEET_TLS_KEY={}", write("tls.key", key.serialize_pem())),
+            "TIDELOCK_FLEET_TLS_NAME=nodes.example".to_owned(),
+        ];
+        for node in &mut self.nodes {
+            let toml = std::fs::read_to_string(&node.config).expect("it was written");
+            let toml: Vec<&str> = toml.lines().filter(|line| !line.starts_with("secret_file")).collect();
+            std::fs::write(&node.config, toml.join("\n")).expect("it is written");
+            node.enter = enter.to_vec();
+        }
     }
 
     pub(crate) async fn start_all(&mut self) {

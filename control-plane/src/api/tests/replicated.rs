@@ -125,3 +125,40 @@ async fn a_leader_that_leaves_hands_over_and_a_fleet_without_majority_says_so() 
 fn one_request() -> tidelock_core::report::Counts {
     tidelock_core::report::Counts { requests: 1, ..Default::default() }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_node_explains_and_says_what_it_finds_down_itself() {
+    let disks = [Disk::new(), Disk::new(), Disk::new()];
+    let nodes = RealNode::fleet(&disks).await;
+    let mut events = client(&nodes[0]).events("/v1/events").await;
+    events.until(|status| status["leader"].is_string()).await;
+    populate(&client(&nodes[0])).await;
+    let pool = client(&nodes[1]).get("/v1/pools/app?consistency=linearizable").await.expect(200);
+    let id = EndpointId(pool["endpoints"][0]["id"].as_u64().unwrap());
+    nodes[1].reports.send_modify(|report| {
+        let down = tidelock_core::report::Observed::Down { detail: "refused".into() };
+        report.health.insert(id, down);
+    });
+    let told = async {
+        loop {
+            let told = client(&nodes[0]).get("/v1/explain?host=example.com").await.expect(200);
+            // The node reports a moment later, and reads the table when it does.
+            if told["agree"] == true && told["nodes"][1]["explains"]["finds_down"] == json!(["app-1"]) {
+                return told;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    let told = tokio::time::timeout(crate::fleet::tests::node::PATIENCE, told).await.expect("in time");
+    for (at, name) in ["a", "b", "c"].into_iter().enumerate() {
+        let node = &told["nodes"][at];
+        assert_eq!((&node["node"], &node["not_reached"], &node["same"]), (&json!(name), &json!(null), &json!(true)));
+        assert_eq!(node["explains"]["placement"], "new", "{node}");
+        // No fleet's word: the choice does not go by it.
+        assert_eq!(node["explains"]["finds_down"].as_array().unwrap().len(), usize::from(at == 1));
+    }
+    assert_eq!(told["endpoints"][0]["health"], "up");
+    for node in nodes {
+        node.plane.shutdown().await;
+    }
+}

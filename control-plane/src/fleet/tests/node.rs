@@ -21,6 +21,8 @@ pub(crate) struct TestNode {
     pub(crate) reports: watch::Sender<NodeReport>,
     /// What other nodes say.
     peers: mpsc::Sender<Report>,
+    /// Nobody asks.
+    _questions: mpsc::Sender<Question>,
 }
 
 pub(crate) fn config() -> ControlPlaneConfig {
@@ -45,9 +47,10 @@ impl TestNode {
         let raft = Local::new(Machine::new(publisher), members);
         let (reports, reports_rx) = watch::channel(NodeReport::default());
         let (peers, received) = mpsc::channel(16);
-        let agreement = Agreement { consensus: Consensus::Local(raft.clone()), published, received };
+        let (asked, questions) = mpsc::channel(1);
+        let agreement = Agreement { consensus: Consensus::Local(raft.clone()), published, received, questions };
         let plane = ControlPlane::assemble(config, reports_rx, agreement).await.unwrap();
-        TestNode { plane, raft, reports, peers }
+        TestNode { plane, raft, reports, peers, _questions: asked }
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {

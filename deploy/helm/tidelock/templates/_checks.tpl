@@ -4,6 +4,13 @@
 {{- fail "persistence.enabled=false is possible only with replicas=1: a voter that comes back without its Raft log is a stranger to the fleet" -}}
 {{- end -}}
 
+{{- if and .Values.fleetTls.existingSecret .Values.fleetSecret.existingSecret -}}
+{{- fail (printf "fleetTls.existingSecret (%s) stands beside fleetSecret.existingSecret (%s): peers know each other by certificates or by a secret, so leave one of them empty" .Values.fleetTls.existingSecret .Values.fleetSecret.existingSecret) -}}
+{{- end -}}
+{{- if and .Values.fleetTls.name (not .Values.fleetTls.existingSecret) -}}
+{{- fail "fleetTls.name is the name in certificates, and fleetTls.existingSecret names none" -}}
+{{- end -}}
+
 {{- if and (gt (int64 .Values.drain.deadlineMs) 0) (gt (int64 .Values.drain.settleMs) (int64 .Values.drain.deadlineMs)) -}}
 {{- fail (printf "drain.settleMs (%d) is longer than drain.deadlineMs (%d): connections would be cut before any were asked to leave" (int64 .Values.drain.settleMs) (int64 .Values.drain.deadlineMs)) -}}
 {{- end -}}

@@ -13,7 +13,18 @@ founders = [
   {{ printf "%s-%d.%s:%d" (include "tidelock.fullname" $) $ordinal (include "tidelock.podDomain" $) (int64 $.Values.peers.port) | toJson }},
 {{- end }}
 ]
+{{- if .Values.fleetTls.existingSecret }}
+
+[fleet.tls]
+authorities = "/etc/tidelock/fleet-tls/ca.crt"
+certificate = "/etc/tidelock/fleet-tls/tls.crt"
+key = "/etc/tidelock/fleet-tls/tls.key"
+{{- with .Values.fleetTls.name }}
+name = {{ toJson . }}
+{{- end }}
+{{- else }}
 secret_file = "/etc/tidelock/fleet-secret"
+{{- end }}
 
 [admin]
 listen = {{ printf "%s:%d" .Values.bindAddress (int64 .Values.admin.port) | toJson }}
