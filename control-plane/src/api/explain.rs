@@ -181,7 +181,7 @@ fn explain(table: &Table, params: &ExplainParams, seed: u64) -> Result<Explanati
     explanation.route = Some(route.name.clone());
     explanation.pool = Some(pool.name.clone());
     explanation.affinity = Some(route.spec.affinity.clone());
-    explanation.strength = Some(route.spec.strength_for(only_path, headers));
+    explanation.strength = Some(route.spec.strength_for(only_path, &headers));
     explanation.endpoints = pool.endpoints.iter().map(candidate).collect();
     if let Affinity::Cookie(cookie) = &route.spec.affinity {
         let mut pins = cookies(&headers, cookie.name.as_str()).filter_map(|value| table.sealer.open(value));
