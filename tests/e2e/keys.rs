@@ -117,7 +117,10 @@ async fn no_session_moves_when_keys_change_and_a_node_is_away_meanwhile() {
     fleet.nodes[2].until_ready().await;
     shared.away.store(false, Ordering::SeqCst);
     until_newest_seals(&fleet.nodes[1]).await;
-    more(&shared.renewed, SESSIONS).await;
+    eventually("cookies are renewed", READY, async || {
+        (shared.renewed.load(Ordering::Relaxed) >= SESSIONS as u64).then_some(())
+    })
+    .await;
     // With all of them there.
     rotate(&fleet.nodes[2]).await;
     until_newest_seals(&fleet.nodes[1]).await;

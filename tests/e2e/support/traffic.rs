@@ -82,8 +82,8 @@ impl Account {
         }
     }
 
-    pub(crate) async fn failed(&self) -> usize {
-        self.failures.lock().await.len()
+    pub(crate) async fn failed(&self) -> Vec<String> {
+        self.failures.lock().await.clone()
     }
 
     pub(crate) async fn assert_clean(&self) {
