@@ -90,7 +90,9 @@ async fn requester(i: usize, address: SocketAddr, stop: Arc<AtomicBool>, account
     while !stop.load(Ordering::Relaxed) {
         let kind = i % 3;
         let turn = async {
-            let body = Bytes::from(vec![i as u8; 200_000]);
+            // Less than the 65,535 bytes that Cowboy takes ahead of its reader. With 200,000 over HTTP/1.1, Cowboy 2.8 was
+            // seen to leave the next request on the connection unread in its socket until the client gave up.
+            let body = Bytes::from(vec![i as u8; 60_000]);
             let request = match kind {
                 0 => get("/counter", &cookie),
                 1 => get("/slow?chunks=6&ms=60", &cookie),
