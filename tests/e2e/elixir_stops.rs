@@ -98,7 +98,7 @@ async fn requester(i: usize, address: SocketAddr, stop: Arc<AtomicBool>, account
                 1 => get("/slow?chunks=6&ms=60", &cookie),
                 _ => post("/upload?read_ms=60", &cookie, body.clone()),
             };
-            let answer = if i / 3 % 2 == 0 {
+            let answer = if (i / 3).is_multiple_of(2) {
                 let h2 = match &mut connection {
                     Some(h2) => h2,
                     None => connection.insert(H2::connect(address).await?),
