@@ -1,34 +1,17 @@
 //! Real endpoints on the BEAM: Elixir and Cowboy. What Cowboy itself records of each upload tells
 //! whether a request that was not whole ever looked whole to it.
 
-use std::net::SocketAddr;
-use std::process::Command;
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::support::beam::{Beam, beam};
 use crate::support::eventually;
-use crate::support::fleet::{Fleet, until_listening};
+use crate::support::fleet::Fleet;
 use crate::support::http::{H2, get, h1, post};
-use crate::support::process::{Folder, Process, free_port};
+use crate::support::process::Folder;
 use crate::support::websocket::WebSocket;
-
-struct Beam {
-    name: &'static str,
-    address: SocketAddr,
-    process: Process,
-}
-
-async fn beam(name: &'static str, folder: &Folder) -> Beam {
-    let port = free_port();
-    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/elixir/run.sh"));
-    command.env("PORT", port.to_string()).env("NAME", name);
-    let process = Process::start(command, folder.path().join(format!("{name}.log")));
-    let address = SocketAddr::from(([127, 0, 0, 1], port));
-    until_listening(name, address).await;
-    Beam { name, address, process }
-}
 
 /// What Cowboy has seen of the upload with this tag.
 async fn account(beams: &[Beam], tag: &str) -> Option<Value> {

@@ -1,6 +1,7 @@
 //! What the stories are told with.
 
 pub(crate) mod api;
+pub(crate) mod beam;
 pub(crate) mod disk;
 pub(crate) mod fleet;
 pub(crate) mod http;

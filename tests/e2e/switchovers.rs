@@ -1,5 +1,5 @@
 //! A pool's endpoints are replaced while sessions live on them: WebSockets and event streams are closed
-//! at a pace and come back elsewhere, once; requests notice nothing.
+//! at a pace and come back elsewhere, once; requests, downloads and long polls notice nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::support::eventually;
 use crate::support::fleet::{Fleet, READY};
 use crate::support::http::{H2, NotWhole};
 use crate::support::network::in_a_network;
-use crate::support::traffic::Steady;
+use crate::support::traffic::{Steady, check_pattern, ok};
 use crate::support::websocket::WebSocket;
 
 /// As many as the heavier sweep asks for: `TIDELOCK_SOCKETS=5000 TIDELOCK_PACE=500`.
@@ -24,8 +24,18 @@ fn asked(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).map_or(otherwise, |text| text.parse().expect("a number"))
 }
 
+/// Endpoints of the old side, and of the new one.
+const SIDE: usize = 5;
+
 /// A node takes 100 at a time of one client.
 const STREAMS_A_CONNECTION: usize = 20;
+
+/// phoenix.js' first wait before it connects again. It would wait 50 ms before a second try, which fails the test here.
+const RECONNECT_AFTER: Duration = Duration::from_millis(10);
+const JOIN: &[u8] = br#"["1","1","room:1","phx_join",{}]"#;
+const HEARTBEAT: &[u8] = br#"[null,"2","phoenix","heartbeat",{}]"#;
+/// Ticks, one a second: phoenix.js counts 30 s, and gives a connection up whose heartbeat was not answered by the next.
+const HEARTBEAT_TICKS: usize = 3;
 
 /// A client is back on its new endpoint after this, as a person would notice.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
@@ -41,7 +51,7 @@ struct Life {
 #[derive(Default)]
 struct Seen {
     closes: Mutex<Vec<Instant>>,
-    /// From a WebSocket's close to the next one's opening.
+    /// From a WebSocket's close until the next one has joined its topic.
     back_after: Mutex<Vec<Duration>>,
     lives: Mutex<Vec<Life>>,
     failures: Mutex<Vec<String>>,
@@ -58,20 +68,20 @@ impl Seen {
     }
 }
 
-/// A WebSocket that comes back after a close with 1012, as phoenix.js does.
+/// A WebSocket that comes back after a close with 1012, joins again and keeps its heartbeat, as phoenix.js does. The
+/// endpoint says again whatever it is told, which stands for Phoenix's replies.
 async fn socket(seen: Arc<Seen>, address: SocketAddr) {
     let (mut life, mut cookie) = (Life::default(), String::new());
     let lived: Result<(), NotWhole> = async {
         let mut closed = None;
         loop {
             let mut socket = WebSocket::open(address, &cookie).await?;
-            if let Some(closed) = closed {
-                seen.back_after.lock().await.push(Instant::now() - closed);
-            }
+            socket.send(1, JOIN).await?;
             if let Some(set) = socket.cookie() {
                 cookie = set;
             }
             life.homes.push(socket.header("tidelock-endpoint").expect("the route tells").to_owned());
+            let (mut ticks, mut unanswered) = (0usize, false);
             loop {
                 if seen.stop.load(Ordering::Relaxed) {
                     return socket.close().await;
@@ -81,11 +91,26 @@ async fn socket(seen: Arc<Seen>, address: SocketAddr) {
                         let now = *closed.insert(Instant::now());
                         seen.closes.lock().await.push(now);
                         socket.answer_close().await?;
+                        tokio::time::sleep(RECONNECT_AFTER).await;
                         break;
                     }
                     (8, code) => return Err(NotWhole(format!("closed with {code:?}"))),
-                    // Ticks, one a second.
-                    _ => {}
+                    (1, reply) if reply.ends_with(JOIN) => {
+                        if let Some(closed) = closed {
+                            seen.back_after.lock().await.push(Instant::now() - closed);
+                        }
+                    }
+                    (1, reply) if reply.ends_with(HEARTBEAT) => unanswered = false,
+                    // A tick.
+                    _ => {
+                        ticks += 1;
+                        if ticks.is_multiple_of(HEARTBEAT_TICKS) {
+                            if std::mem::replace(&mut unanswered, true) {
+                                return Err(NotWhole("a heartbeat was not answered".into()));
+                            }
+                            socket.send(1, HEARTBEAT).await?;
+                        }
+                    }
                 }
             }
         }
@@ -129,7 +154,36 @@ async fn event_source(seen: Arc<Seen>, h2: H2) {
     seen.lives.lock().await.push(life);
 }
 
-/// Three nodes; pool `app` with three endpoints of v1 that the fleet checks.
+/// One request after the other, of a session. Long polls are answered whole after a second of silence; downloads
+/// keep sending.
+async fn requester(seen: Arc<Seen>, h2: H2, long_poll: bool) {
+    let (mut life, mut cookie) = (Life::default(), String::new());
+    let (path, length) = match long_poll {
+        true => ("/stream?chunks=2&bytes=50&interval_ms=1000", 100),
+        false => ("/stream?chunks=12&bytes=1000&interval_ms=50", 12_000),
+    };
+    let lived: Result<(), NotWhole> = async {
+        while !seen.stop.load(Ordering::Relaxed) {
+            let answer = ok(h2.get(path, &cookie).await?)?;
+            check_pattern(&answer.body, length)?;
+            if let Some(set) = answer.cookie("tidelock") {
+                cookie = set;
+            }
+            let home = answer.header("tidelock-endpoint").expect("the route tells");
+            if life.homes.last().is_none_or(|last| last != home) {
+                life.homes.push(home.to_owned());
+            }
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(NotWhole(why)) = lived {
+        seen.failures.lock().await.push(format!("{path} on {:?}: {why}", life.homes));
+    }
+    seen.lives.lock().await.push(life);
+}
+
+/// Three nodes; pool `app` with the endpoints of v1 that the fleet checks.
 async fn fleet() -> Fleet {
     with_old_side(Fleet::start(3).await).await
 }
@@ -138,7 +192,7 @@ async fn with_old_side(mut fleet: Fleet) -> Fleet {
     let api = fleet.nodes[0].api;
     let check = json!({ "check": { "kind": "http", "path": "/counter" }, "interval_ms": 300, "timeout_ms": 1_000 });
     api.put("/v1/pools/app", json!({ "protocol": "h2c", "health": check })).await;
-    for i in 1..=3 {
+    for i in 1..=SIDE {
         let name = format!("old-{i}");
         fleet.add_endpoint(&name).await;
         put(&fleet, &name, "v1").await;
@@ -155,7 +209,7 @@ async fn put(fleet: &Fleet, endpoint: &str, revision: &str) {
 }
 
 async fn start(fleet: &Fleet, more: Value) -> String {
-    let mut body = json!({ "from": { "revision": "v1" }, "to": { "revision": "v2" }, "min_ready": 3 });
+    let mut body = json!({ "from": { "revision": "v1" }, "to": { "revision": "v2" }, "min_ready": SIDE });
     body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
     let answer = fleet.nodes[0].api.write(Method::POST, "/v1/pools/app/switchovers", Some(body)).await;
     answer["switchover"].as_str().expect("a switchover has an id").to_owned()
@@ -181,7 +235,7 @@ enum Trouble {
 
 async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
     let (sockets, pace) = (asked("TIDELOCK_SOCKETS", 240) as usize, asked("TIDELOCK_PACE", 60));
-    let event_streams = sockets / 4;
+    let (event_streams, requesters) = (sockets / 4, sockets / 6);
     let leader = fleet.leader().await;
     let follower = (leader + 1) % 3;
     // Clients of a node that stops would go with it.
@@ -207,6 +261,13 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
             clients.spawn(event_source(seen.clone(), connection.clone()));
         }
     }
+    for first in (0..requesters).step_by(STREAMS_A_CONNECTION) {
+        let address = addresses[first / STREAMS_A_CONNECTION % addresses.len()];
+        let connection = H2::connect(address).await.expect("a connection");
+        for i in first..requesters.min(first + STREAMS_A_CONNECTION) {
+            clients.spawn(requester(seen.clone(), connection.clone(), i.is_multiple_of(2)));
+        }
+    }
     let steady = Steady::start(&addresses, 4);
     eventually("all are connected", READY, async || {
         let pool = api.get("/v1/pools/app").await;
@@ -217,7 +278,7 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
 
     // The new side is announced before it runs: nothing happens until it is up.
     let id = start(&fleet, json!({ "pace": pace, "deadline_seconds": 60 })).await;
-    for i in 1..=3 {
+    for i in 1..=SIDE {
         let name = format!("new-{i}");
         fleet.add_endpoint(&name).await;
         put(&fleet, &name, "v2").await;
@@ -252,7 +313,7 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
     let done = until_stage(&fleet, entries[0], &id, "done").await;
     let took = begin.elapsed();
     // Done means safe: the old side may be stopped now.
-    for i in 1..=3 {
+    for i in 1..=SIDE {
         fleet.endpoint(&format!("old-{i}")).process.signal("TERM");
     }
     steady.stop().await.assert_clean().await;
@@ -267,7 +328,7 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
         assert_eq!(drain["state"], "drained", "nothing was left for the deadline: {drain}");
     }
     let lives = seen.lives.lock().await;
-    assert_eq!(lives.len(), sockets + event_streams);
+    assert_eq!(lives.len(), sockets + event_streams + requesters);
     let mut load = BTreeMap::<&str, usize>::new();
     for life in lives.iter() {
         let [old, new] = &life.homes[..] else { panic!("one move, and not {:?}", life.homes) };
@@ -275,14 +336,14 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
         *load.entry(new).or_default() += 1;
     }
     let busiest = load.values().max().expect("they went somewhere");
-    assert!(busiest * 3 <= lives.len() * 5 / 4 + 30, "{load:?}");
+    assert!(busiest * SIDE <= lives.len() * 5 / 4 + 10 * SIDE, "{load:?}");
     // A client sees a close late, if at all, by what its scheduling costs.
     let busiest = seen.busiest_second().await;
     let mut back_after = seen.back_after.lock().await.clone();
     back_after.sort_unstable();
     let p95 = back_after[back_after.len() * 95 / 100];
     println!(
-        "{trouble:?}: {} closes in {took:?}, at most {busiest} in a second, back after {p95:?} (p95), {load:?}",
+        "{trouble:?}: {} moved once in {took:?}, at most {busiest} in a second, back after {p95:?} (p95), {load:?}",
         lives.len()
     );
     assert!(busiest as u64 * 10 <= pace * 11, "{busiest} closes in one second at a pace of {pace}");
@@ -320,7 +381,7 @@ fn a_node_that_is_cut_off_during_a_switchover_is_waited_for_and_keeps_its_part_o
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_side_that_fails_is_left_again_and_takes_no_session_along() {
     let mut fleet = fleet().await;
-    for i in 1..=3 {
+    for i in 1..=SIDE {
         let name = format!("new-{i}");
         fleet.add_endpoint(&name).await;
         put(&fleet, &name, "v2").await;
@@ -349,7 +410,7 @@ async fn a_new_side_that_fails_is_left_again_and_takes_no_session_along() {
         let pool = api.get("/v1/pools/app").await;
         let endpoints = pool["endpoints"].as_array()?;
         let phases: Vec<&str> = endpoints.iter().filter_map(|e| e["phase"].as_str()).collect();
-        (phases == ["drained", "drained", "drained", "active", "active", "active"]).then_some(())
+        (phases == [["drained"; SIDE], ["active"; SIDE]].concat()).then_some(())
     })
     .await;
     for cookie in &cookies {

@@ -26,7 +26,7 @@ pub(crate) fn sha256(bytes: &[u8]) -> String {
     digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn ok(answer: Answer) -> Result<Answer, NotWhole> {
+pub(crate) fn ok(answer: Answer) -> Result<Answer, NotWhole> {
     if answer.status == 200 {
         return Ok(answer);
     }
@@ -80,6 +80,10 @@ impl Account {
             }
             Err(NotWhole(why)) => self.failures.lock().await.push(format!("{what}: {why}")),
         }
+    }
+
+    pub(crate) async fn failed(&self) -> Vec<String> {
+        self.failures.lock().await.clone()
     }
 
     pub(crate) async fn assert_clean(&self) {
