@@ -8,7 +8,8 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request, Response};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinSet;
 
@@ -58,6 +59,12 @@ where
 
 async fn stream(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, app: Arc<App>) {
     let (head, body) = request.into_parts();
+    if head.uri.path() == "/demo.Echo/Stream" {
+        if let Err(error) = echo(body, &mut respond).await {
+            tracing::debug!(%error, "a gRPC call ended early");
+        }
+        return;
+    }
     let mut upload = Upload::Http2(body);
     let response = tokio::select! {
         response = app.answer(&head, &mut upload) => response,
@@ -69,6 +76,19 @@ async fn stream(request: Request<RecvStream>, mut respond: SendResponse<Bytes>, 
     }
     // Dropping an unread upload behind a complete response resets it with NO_ERROR (RFC 9113
     // section 8.1): h2 does so.
+}
+
+/// A gRPC call: what comes is sent back as it comes, and its end is a status in trailers.
+async fn echo(mut body: RecvStream, respond: &mut SendResponse<Bytes>) -> Result<(), h2::Error> {
+    let head = Response::builder().header(CONTENT_TYPE, "application/grpc");
+    let mut sender = respond.send_response(head.body(()).expect("it is made of fixed parts"), false)?;
+    while let Some(data) = body.data().await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        send_all(&mut sender, data, false).await?;
+    }
+    sender
+        .send_trailers(HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]))
 }
 
 async fn send(response: Response<Body>, head_only: bool, respond: &mut SendResponse<Bytes>) -> Result<(), h2::Error> {

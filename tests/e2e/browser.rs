@@ -40,12 +40,13 @@ async fn the_dashboard_starts_a_switchover_and_rolls_it_back() {
 }
 
 /// Runs a script of tests/browser against the first node.
-async fn run(fleet: &Fleet, script: &str) {
+pub(crate) async fn run(fleet: &Fleet, script: &str) {
     let url = format!("http://{}/", fleet.nodes[0].api.0);
+    let clients = format!("ws://{}", fleet.nodes[0].http);
     let script = format!("{}/tests/browser/{script}", env!("CARGO_MANIFEST_DIR"));
     let run = tokio::task::spawn_blocking(move || {
         let mut node = Command::new("node");
-        node.arg(script).env("TIDELOCK_ADMIN_URL", url).env("ENDPOINT", "app-2");
+        node.arg(script).env("TIDELOCK_ADMIN_URL", url).env("TIDELOCK_URL", clients).env("ENDPOINT", "app-2");
         node.output().expect("node runs")
     });
     let output = run.await.expect("no panic");

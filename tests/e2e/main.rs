@@ -18,6 +18,7 @@ mod health;
 mod keys;
 mod membership;
 mod partitions;
+mod phoenix;
 mod restarts;
 mod sessions;
 mod support;

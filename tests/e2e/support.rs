@@ -4,6 +4,7 @@ pub(crate) mod api;
 pub(crate) mod beam;
 pub(crate) mod disk;
 pub(crate) mod fleet;
+pub(crate) mod grpc;
 pub(crate) mod http;
 pub(crate) mod network;
 pub(crate) mod process;

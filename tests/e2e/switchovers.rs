@@ -1,5 +1,5 @@
 //! A pool's endpoints are replaced while sessions live on them: WebSockets and event streams are closed
-//! at a pace and come back elsewhere, once; requests, downloads and long polls notice nothing.
+//! at a pace and come back elsewhere, once; requests, downloads, long polls and gRPC calls notice nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use http::{Method, StatusCode};
+use http::{HeaderMap, Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
 use crate::support::eventually;
 use crate::support::fleet::{Fleet, READY};
-use crate::support::http::{H2, NotWhole};
+use crate::support::grpc;
+use crate::support::http::{H2, NotWhole, set_cookie};
 use crate::support::network::in_a_network;
 use crate::support::traffic::{Steady, check_pattern, ok};
 use crate::support::websocket::WebSocket;
@@ -154,22 +155,44 @@ async fn event_source(seen: Arc<Seen>, h2: H2) {
     seen.lives.lock().await.push(life);
 }
 
-/// One request after the other, of a session. Long polls are answered whole after a second of silence; downloads
-/// keep sending.
-async fn requester(seen: Arc<Seen>, h2: H2, long_poll: bool) {
-    let (mut life, mut cookie) = (Life::default(), String::new());
-    let (path, length) = match long_poll {
-        true => ("/stream?chunks=2&bytes=50&interval_ms=1000", 100),
-        false => ("/stream?chunks=12&bytes=1000&interval_ms=50", 12_000),
+/// What one session asks for again and again.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Answered whole after a second of silence.
+    LongPoll,
+    /// It keeps sending.
+    Download,
+    /// Ten messages there and back, one after the other.
+    BidirectionalCall,
+    /// The same, all sent at once.
+    StreamingCall,
+}
+
+const KINDS: [Kind; 4] = [Kind::LongPoll, Kind::Download, Kind::BidirectionalCall, Kind::StreamingCall];
+
+/// The response's head, when all of it has come.
+async fn ask(h2: &H2, kind: Kind, cookie: &str) -> Result<HeaderMap, NotWhole> {
+    let (path, length) = match kind {
+        Kind::LongPoll => ("/stream?chunks=2&bytes=50&interval_ms=1000", 100),
+        Kind::Download => ("/stream?chunks=12&bytes=1000&interval_ms=50", 12_000),
+        Kind::BidirectionalCall => return grpc::echo(h2, cookie, 10, true).await,
+        Kind::StreamingCall => return grpc::echo(h2, cookie, 10, false).await,
     };
+    let answer = ok(h2.get(path, cookie).await?)?;
+    check_pattern(&answer.body, length)?;
+    Ok(answer.headers)
+}
+
+/// One request after the other, of a session.
+async fn requester(seen: Arc<Seen>, h2: H2, kind: Kind) {
+    let (mut life, mut cookie) = (Life::default(), String::new());
     let lived: Result<(), NotWhole> = async {
         while !seen.stop.load(Ordering::Relaxed) {
-            let answer = ok(h2.get(path, &cookie).await?)?;
-            check_pattern(&answer.body, length)?;
-            if let Some(set) = answer.cookie("tidelock") {
+            let head = ask(&h2, kind, &cookie).await?;
+            if let Some(set) = set_cookie(&head, "tidelock") {
                 cookie = set;
             }
-            let home = answer.header("tidelock-endpoint").expect("the route tells");
+            let home = head.get("tidelock-endpoint").and_then(|name| name.to_str().ok()).expect("the route tells");
             if life.homes.last().is_none_or(|last| last != home) {
                 life.homes.push(home.to_owned());
             }
@@ -178,7 +201,7 @@ async fn requester(seen: Arc<Seen>, h2: H2, long_poll: bool) {
     }
     .await;
     if let Err(NotWhole(why)) = lived {
-        seen.failures.lock().await.push(format!("{path} on {:?}: {why}", life.homes));
+        seen.failures.lock().await.push(format!("{kind:?} on {:?}: {why}", life.homes));
     }
     seen.lives.lock().await.push(life);
 }
@@ -265,7 +288,7 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
         let address = addresses[first / STREAMS_A_CONNECTION % addresses.len()];
         let connection = H2::connect(address).await.expect("a connection");
         for i in first..requesters.min(first + STREAMS_A_CONNECTION) {
-            clients.spawn(requester(seen.clone(), connection.clone(), i.is_multiple_of(2)));
+            clients.spawn(requester(seen.clone(), connection.clone(), KINDS[i % KINDS.len()]));
         }
     }
     let steady = Steady::start(&addresses, 4);

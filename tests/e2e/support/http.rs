@@ -30,10 +30,15 @@ impl Answer {
 
     /// The `name=value` of a cookie that was set.
     pub(crate) fn cookie(&self, name: &str) -> Option<String> {
-        let set = self.headers.get_all("set-cookie").into_iter().filter_map(|value| value.to_str().ok());
-        let pairs = set.filter_map(|cookie| cookie.split(';').next());
-        pairs.into_iter().find(|pair| pair.starts_with(&format!("{name}="))).map(str::to_owned)
+        set_cookie(&self.headers, name)
     }
+}
+
+/// The `name=value` of a cookie that is set.
+pub(crate) fn set_cookie(fields: &HeaderMap, name: &str) -> Option<String> {
+    let set = fields.get_all("set-cookie").into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = set.filter_map(|cookie| cookie.split(';').next());
+    pairs.find(|pair| pair.starts_with(&format!("{name}="))).map(str::to_owned)
 }
 
 #[derive(Debug)]
@@ -51,7 +56,7 @@ impl<E: std::error::Error> From<E> for NotWhole {
     }
 }
 
-const LIMIT: Duration = Duration::from_secs(60);
+pub(crate) const LIMIT: Duration = Duration::from_secs(60);
 
 /// One HTTP/1.1 request on a connection of its own.
 pub(crate) async fn h1(address: SocketAddr, request: Request<Bytes>) -> Result<Answer, NotWhole> {
@@ -137,6 +142,15 @@ impl H2 {
     async fn run(&self, request: Request<Bytes>, piece: usize) -> Result<Answer, NotWhole> {
         let ((response, stream), body) = self.begin(request).await?;
         finish(response, stream, body, piece).await
+    }
+
+    /// Sends the head of a request whose body is still to come.
+    pub(crate) async fn begin_stream(
+        &self,
+        request: Request<()>,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), NotWhole> {
+        let mut send = self.send.clone().ready().await?;
+        Ok(send.send_request(at_host(request)?, false)?)
     }
 
     /// Sends the head.
