@@ -4,7 +4,8 @@
 //   TIDELOCK_URL         where it takes clients, as ws://host:port
 //
 // The endpoints here speak Phoenix's channel protocol (version 2: arrays of join reference, reference, topic, event and
-// payload) as far as a join and a heartbeat need. The client is the npm package as browsers get it.
+// payload) as far as a join and a heartbeat need. The clients are the npm packages as browsers get them: the
+// newest, and a 1.7, which takes a close with 1000 for the end (1.8.16 comes back from that too).
 
 import { createServer } from "node:http";
 import { Socket as Newest } from "phoenix";

@@ -52,4 +52,5 @@ pub(crate) async fn run(fleet: &Fleet, script: &str) {
     let output = run.await.expect("no panic");
     let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{text}");
+    println!("{text}");
 }
