@@ -187,11 +187,16 @@ impl Exchange {
                 }
                 return None;
             };
-            tries.session = choice.pin.map(|pin| pin.session).or(tries.session);
+            tries.session = choice.session.or(tries.session);
             let endpoint = &pool.endpoints[choice.endpoint];
             // The gate may have closed since the choice looked at it; then choose again.
             let lives_there = matches!(choice.placement, Placement::Kept | Placement::Routed);
             if let Some(lease) = Lease::take(&endpoint.state, worker.index, lives_there) {
+                if let Some(session) = choice.session
+                    && lease.is_leaving()
+                {
+                    endpoint.state.sessions.note(session, u64::from(now / 60));
+                }
                 tries.attempts += 1;
                 let endpoint = endpoint.clone();
                 self.access.attempt(&choice, &endpoint);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use tidelock_core::command::DrainMode;
 use tidelock_core::id::{EndpointId, Epoch, NodeId, PoolId};
 use tidelock_core::pace::Pace;
 use tidelock_core::plan::{Change, changes};
@@ -20,7 +21,7 @@ use crate::exchange::Waiting;
 use crate::health::Observations;
 use crate::lease::{EndpointState, Gate};
 use crate::tls::FleetTickets;
-use crate::worker::Stage;
+use crate::worker::{Stage, unix_ms};
 
 /// How often in-flight counts are looked at. A report goes out only when it differs.
 const REPORT_EVERY: Duration = Duration::from_millis(100);
@@ -142,8 +143,15 @@ impl Registry {
             .filter(|state| table.watched.contains(&state.id))
             .map(|state| (state.id, state.outcomes()))
             .collect();
+        let minute = unix_ms() / 60_000;
+        let with_sessions = |phase: &Phase| matches!(phase, Phase::Draining { mode: DrainMode::Sessions, .. });
+        let sessions = table
+            .endpoints()
+            .filter(|(_, endpoint)| with_sessions(&endpoint.phase))
+            .filter_map(|(_, endpoint)| Some((endpoint.id, endpoints.get(&endpoint.id)?.sessions.lately(minute)?)))
+            .collect();
         let version = env!("CARGO_PKG_VERSION").to_owned();
-        NodeReport { epoch, leaving, version, endpoints: counts, health, outcomes }
+        NodeReport { epoch, leaving, version, endpoints: counts, health, outcomes, sessions }
     }
 }
 

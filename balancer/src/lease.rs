@@ -15,6 +15,7 @@ use tidelock_core::state::Phase;
 use tokio::sync::Notify;
 
 use crate::pace::NodePace;
+use crate::sessions::Sessions;
 use crate::telemetry::Counter;
 use crate::upstream::admission::Admission;
 use crate::upstream::places::{Places, RequestPlace};
@@ -95,6 +96,8 @@ pub(crate) struct EndpointState {
     pub(crate) admission: Admission,
     /// At which this node closes what lasts on it.
     pub(crate) pace: NodePace,
+    /// That have come since it drains with them.
+    pub(crate) sessions: Sessions,
     /// A request could not reach it: whoever looks after it may want to look now.
     pub(crate) suspected: Notify,
 }
@@ -107,6 +110,7 @@ impl EndpointState {
             places: Places::default(),
             admission: Admission::default(),
             pace: NodePace::default(),
+            sessions: Sessions::default(),
             suspected: Notify::new(),
         };
         state.set_gate(gate);

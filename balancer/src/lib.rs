@@ -27,6 +27,7 @@ mod outbox;
 mod pace;
 mod proxy;
 mod respond;
+mod sessions;
 mod socket;
 mod source;
 mod telemetry;

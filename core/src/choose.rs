@@ -28,6 +28,8 @@ pub struct Choice {
     /// The endpoint's place in the pool's table.
     pub endpoint: usize,
     pub placement: Placement,
+    /// The session that goes there, if our cookie keeps it.
+    pub session: Option<SessionId>,
     /// The pin to seal into a cookie with the response: a new one, or one that is to be renewed.
     pub pin: Option<Pin>,
 }
@@ -35,7 +37,7 @@ pub struct Choice {
 impl Choice {
     /// The endpoint that another one has named.
     pub fn routed(endpoint: usize) -> Choice {
-        Choice { endpoint, placement: Placement::Routed, pin: None }
+        Choice { endpoint, placement: Placement::Routed, session: None, pin: None }
     }
 }
 
@@ -195,7 +197,7 @@ fn unkeyed(
     let ((), first) = draw().ok_or(NoEndpoint)?;
     let second = draw().map_or(first, |((), second)| second);
     let endpoint = if available.in_flight(second) < available.in_flight(first) { second } else { first };
-    Ok(Choice { endpoint, placement: Placement::Unkeyed, pin: None })
+    Ok(Choice { endpoint, placement: Placement::Unkeyed, session: None, pin: None })
 }
 
 /// Draws at most so often for an endpoint that has warmed up: where all are new, one is as good as
@@ -235,7 +237,7 @@ fn keyed(
         let endpoint = place as usize;
         if admits(endpoint, false) {
             let placement = if hops == 0 { Placement::Keyed } else { Placement::Moved(MoveReason::Unavailable) };
-            return Ok(Choice { endpoint, placement, pin: None });
+            return Ok(Choice { endpoint, placement, session: None, pin: None });
         }
     }
     Err(NoEndpoint)
@@ -273,7 +275,7 @@ fn by_pin<'a>(
                 let is_old = kept.max_age_s.is_some_and(|age| moment.now.saturating_sub(pin.issued) >= age / 2);
                 let issued = if is_old { moment.now } else { pin.issued };
                 let pin = (is_old || !is_fresh).then_some(Pin { issued, ..pin });
-                return Ok(Choice { endpoint: place, placement: Placement::Kept, pin });
+                return Ok(Choice { endpoint: place, placement: Placement::Kept, session, pin });
             }
         };
         let may_come_back = matches!(reason, MoveReason::Unhealthy | MoveReason::Unavailable);
@@ -304,7 +306,7 @@ fn by_pin<'a>(
     // A clock that is behind the revocation's must not give pins that are revoked.
     let issued = moment.now.max(entry.pins_revoked_s.saturating_add(u32::from(entry.pins_revoked_s > 0)));
     let pin = Pin { session, pool: pool.id, endpoint: entry.id, revision: entry.revision, issued };
-    Ok(Choice { endpoint, placement, pin: Some(pin) })
+    Ok(Choice { endpoint, placement, session: Some(session), pin: Some(pin) })
 }
 
 fn new_session(random: &mut impl FnMut() -> u64) -> SessionId {

@@ -22,6 +22,9 @@ pub struct NodeReport {
     /// How requests went on the endpoints that a switchover leads to, since the node started.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub outcomes: BTreeMap<EndpointId, Outcomes>,
+    /// About how many sessions came in the last five minutes to endpoints that drain with theirs.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub sessions: BTreeMap<EndpointId, u64>,
 }
 
 /// How attempts on one endpoint went.

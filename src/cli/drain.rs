@@ -91,11 +91,13 @@ impl Waited for view::Drain {
             nodes => format!(", waiting for {}", nodes.join(", ")),
         };
         let bar = bar(most.saturating_sub(drain.requests), most, 20);
+        let sessions = drain.sessions.map(|sessions| format!("; about {} lately", count(sessions, "session")));
         let left = format!(
-            "{}, {} and {} left",
+            "{}, {} and {} left{}",
             count(requests, "request"),
             count(drain.websockets, "WebSocket"),
             count(drain.event_streams, "event stream"),
+            sessions.unwrap_or_default(),
         );
         let steady = format!("{}: [{bar}] {left}{missing}", drain.id);
         (steady, cut_in(drain.deadline_ms, now_ms))
@@ -165,6 +167,12 @@ mod tests {
         let (steady, live) = drain.line(8, 5_000);
         assert_eq!(steady, "d9: [##########----------] 2 requests, 1 WebSocket and 1 event stream left, waiting for c");
         assert_eq!(live, ", cut in 1m 0s");
+    }
+
+    #[test]
+    fn who_waits_for_sessions_hears_how_many_still_come() {
+        let drain = drain(serde_json::json!({ "id": "d9", "mode": "sessions", "sessions": 12 }));
+        assert!(drain.line(0, 0).0.ends_with("left; about 12 sessions lately"), "{:?}", drain.line(0, 0));
     }
 
     #[test]

@@ -159,6 +159,8 @@ pub(super) struct Drain {
     pub(super) requests: u64,
     pub(super) websockets: u64,
     pub(super) event_streams: u64,
+    /// That have come lately.
+    pub(super) sessions: Option<u64>,
     pub(super) safe: bool,
     pub(super) nodes: Vec<DrainNode>,
     pub(super) missing: Vec<String>,

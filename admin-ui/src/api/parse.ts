@@ -112,6 +112,7 @@ function drain(value: Fields): Drain {
     requests: count(value["requests"]),
     websockets: count(value["websockets"]),
     event_streams: count(value["event_streams"]),
+    sessions: countOrNull(value["sessions"]),
     pace: countOrNull(value["pace"]),
     safe: value["safe"] === true,
     nodes: list(value["nodes"], drainNode),

@@ -79,6 +79,8 @@ export interface Drain extends Counts {
   /** Closes in a second over the fleet; null leaves what lasts until the deadline. */
   pace: number | null;
   event_streams: number;
+  /** About how many have come in the last five minutes; null: they are not let in. */
+  sessions: number | null;
   id: string;
   pool: string;
   endpoint: string;

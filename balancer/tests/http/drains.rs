@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tidelock_core::command::{Command, DrainMode};
-use tidelock_core::report::Counts;
+use tidelock_core::report::{Counts, NodeReport};
 
 use crate::fleet::{Endpoint, Fleet, H1, H2c, Speaks, config, name, route};
 use crate::frames::{Ended, Event, Peer};
@@ -450,4 +450,40 @@ async fn reports_speak_for_every_worker() {
         () = serve => unreachable!(),
         () = check => {}
     }
+}
+
+/// Who drains with sessions is told about how many still come.
+#[tokio::test]
+async fn sessions_that_come_to_a_drain_are_reported() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let mut upstream = None;
+    let mut cookies = Vec::new();
+    for _ in 0..3 {
+        let stream = client.get("/").await;
+        if upstream.is_none() {
+            upstream = Some(endpoint.h2().await);
+        }
+        let upstream = upstream.as_mut().unwrap();
+        let request = upstream.expect_request().await;
+        upstream.respond(request.stream, "200", b"").await;
+        let response = client.response(stream).await;
+        cookies.push(response.field("set-cookie").unwrap().split(';').next().unwrap().to_owned());
+    }
+    let upstream = upstream.as_mut().unwrap();
+    let id = fleet.id(&endpoint);
+    fleet.drain(&endpoint, DrainMode::Sessions, None).await;
+    let of = |report: &NodeReport| report.sessions.get(&id).copied();
+    fleet.reported(|report| of(report).is_none()).await;
+    // Two sessions, one of them twice.
+    for cookie in [&cookies[0], &cookies[1], &cookies[0]] {
+        let stream = client.request("GET", "/", &[("cookie", cookie)], true).await;
+        let request = upstream.expect_request().await;
+        upstream.respond(request.stream, "200", b"").await;
+        client.response(stream).await.whole();
+    }
+    fleet.reported(|report| of(report) == Some(2)).await;
+    fleet.cancel_drain(&endpoint).await;
+    fleet.reported(|report| of(report).is_none()).await;
 }

@@ -181,6 +181,9 @@ pub(crate) struct Drain {
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
     pub(crate) event_streams: u64,
+    /// About how many sessions have come in the last five minutes. One that comes through two nodes counts
+    /// twice. None: they are not let in.
+    pub(crate) sessions: Option<u64>,
     /// WebSockets and event streams closed in a second, summed over the fleet; none: they are left
     /// until the deadline.
     #[schema(value_type = Option<u32>)]

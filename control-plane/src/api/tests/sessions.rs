@@ -138,3 +138,26 @@ async fn a_pod_whose_drain_has_been_forgotten_is_not_called_safe() {
     let told = told.expect(202);
     assert_eq!((&told["safe"], &told["drains"]), (&json!(false), &json!([])));
 }
+
+#[tokio::test]
+async fn a_drain_tells_how_many_sessions_still_come() {
+    let node = TestNode::start(config(), &[1, 2]).await;
+    let client = Client::new(node.addr());
+    node.route_by_every_table();
+    let heard = |sessions: &[(u64, u64)]| NodeReport {
+        epoch: Some(Epoch(1_000)),
+        sessions: sessions.iter().map(|(endpoint, sessions)| (EndpointId(*endpoint), *sessions)).collect(),
+        ..NodeReport::default()
+    };
+    node.hear(2, "b", heard(&[])).await;
+    populate(&client).await;
+    let pool = client.get("/v1/pools/app").await.expect(200);
+    let id = client.post("/v1/pools/app/endpoints/app-1/drain", r#"{"mode":"sessions"}"#).await.expect(200);
+    let path = format!("/v1/drains/{}", id["drain"].as_str().unwrap());
+    assert_eq!(client.get(&path).await.expect(200)["sessions"], 0, "{pool}");
+    let endpoint = node.table(|table| table.epoch >= Epoch(2)).await.endpoints().map(|(_, e)| e.id.0).min().unwrap();
+    node.hear(2, "b", heard(&[(endpoint, 5), (endpoint + 1, 7)])).await;
+    assert_eq!(client.get(&path).await.expect(200)["sessions"], 5);
+    client.post("/v1/prestop?address=10.0.0.1:4000&timeout_seconds=1", "").await.expect(200);
+    assert_eq!(client.get(&path).await.expect(200)["sessions"], json!(null), "they are not let in any more");
+}

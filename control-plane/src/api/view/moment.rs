@@ -187,6 +187,10 @@ impl Moment {
             DrainState::Draining | DrainState::Forced | DrainState::Removed => progress.safe,
             DrainState::Cancelled => false,
         };
+        let reports = self.members.iter().filter_map(|member| member.report());
+        let lately = reports.filter_map(|report| report.sessions.get(&drain.endpoint_id)).sum();
+        let lets_in = drain.state == DrainState::Draining && drain.mode == DrainMode::Sessions;
+        let sessions = lets_in.then_some(lately);
         let closes = drain.state == DrainState::Draining && drain.mode == DrainMode::Streams;
         let time = |pace: Pace| pace.time_for(progress.counts.lasting()).div_ceil(1_000);
         let estimate_seconds = drain.pace.filter(|_| closes).map(time);
@@ -203,6 +207,7 @@ impl Moment {
             requests: progress.counts.requests,
             websockets: progress.counts.websockets,
             event_streams: progress.counts.event_streams,
+            sessions,
             pace: drain.pace,
             estimate_seconds,
             switchover: drain.switchover,
