@@ -1,9 +1,11 @@
 //! The `tidelock` binary: wiring only.
 
+mod activation;
 mod cli;
 mod config;
 mod demo;
 mod demo_endpoint;
+mod handover;
 mod node;
 mod systemd;
 

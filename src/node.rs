@@ -4,13 +4,15 @@
 //! client is never told "no such host" by a node that does not know yet. At the end the order is
 //! turned round: unready, settle, drain the clients, hand over the leadership, stop.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tidelock_balancer::Balancer;
 use tidelock_control_plane::{
-    AdminConfig, BearerToken, ControlPlane, ControlPlaneConfig, Credentials, FleetConfig, GivenFiles, Leave, LeaveState,
+    AdminConfig, BearerToken, ControlPlane, ControlPlaneConfig, Credentials, FleetConfig, GivenFiles, GivenSockets,
+    Leave, LeaveState,
 };
 use tidelock_core::id::{Epoch, NodeId};
 use tidelock_core::report::NodeReport;
@@ -19,53 +21,109 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::activation::Sockets;
 use crate::config::{self, Config};
+use crate::handover::{self, Offer, Predecessor, Successor, Taker};
 use crate::systemd::{self, Told};
 
 /// Threads for the control plane and the admin API; requests have the workers' own.
 const CONTROL_THREADS: usize = 2;
 
+/// How long the old process waits before it tries to get the data directory back from one that did
+/// not take over in time and may still be on it.
+const BACK_EVERY: Duration = Duration::from_millis(300);
+
 /// Runs the node until it has left; an error ends the process with its text.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
     logging();
+    // Before there is a second thread: it changes the environment.
+    let sockets =
+        Sockets::from_service_manager(&config).context("the sockets of the service manager cannot be used")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control plane's threads")?;
-    let result = runtime.block_on(serve(config));
+    let taken = if take_over { handover::take(&config.node.data_dir).context("cannot take over")? } else { None };
+    let (predecessor, sockets) = match taken {
+        None => (None, sockets),
+        Some((predecessor, given)) => {
+            let sockets =
+                Sockets::from_predecessor(&config, given).context("the old process' sockets cannot be used")?;
+            (Some(predecessor), sockets)
+        }
+    };
+    let result = runtime.block_on(serve(config, sockets, predecessor));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
+async fn serve(config: Config, sockets: Sockets, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
     let (to_control_plane, reports) = watch::channel(NodeReport::default());
-    let metrics = MetricsSlot::default();
-    let mut control_plane = start_control_plane(&config, reports, &metrics).await?;
-    let leave = control_plane.leave();
+    // Until the old process has said what runs on it, nothing is reported of either.
+    let (to_former, former) = watch::channel(predecessor.is_some().then(NodeReport::default));
+    let mut wiring = Wiring::new(config, reports);
+    let mut control_plane = wiring.start(sockets.control_plane).await.context("the control plane cannot start")?;
+    let (config, leave) = (wiring.config.clone(), wiring.leave.clone());
+    let offer = Offer::open(&config.node.data_dir);
     watch_signals(leave.clone())?;
+    watch_upgrades()?;
 
-    let mut table = control_plane.table();
+    let mut table = wiring.table.subscribe();
+    let oldest = predecessor.as_ref().map_or(Epoch(1), |predecessor| predecessor.epoch);
     let mut balancer = tokio::select! {
-        () = first_table(&mut table) => {
-            let balancer = Balancer::start(balancer_config(&config, control_plane.node()), table).context("the data plane cannot start")?;
+        () = first_table(&mut table, oldest) => {
+            let balancer = balancer_config(&config, control_plane.node());
+            let balancer = Balancer::start_on(balancer, sockets.listeners, table).context("the data plane cannot start")?;
             for address in balancer.addresses() {
                 info!(%address, "listening");
             }
-            metrics.fill(balancer.metrics());
+            wiring.metrics.fill(balancer.metrics());
+            if let Some(predecessor) = predecessor {
+                tokio::spawn(predecessor.serving().await?.follow(to_former));
+            }
             systemd::tell(Told::Ready);
             Some(balancer)
         }
         () = leave.requested() => None,
         part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
     };
-    if let Some(balancer) = &mut balancer {
-        tokio::spawn(forward_reports(balancer.reports(), to_control_plane));
-        tokio::select! {
-            () = leave.requested() => {}
-            part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
-            worker = balancer.failed() => anyhow::bail!("the data plane's {worker} has ended"),
+    if let Some(serving) = &mut balancer {
+        tokio::spawn(forward_reports(serving.reports(), former, to_control_plane));
+        loop {
+            let taker = tokio::select! {
+                () = leave.requested() => break,
+                part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
+                worker = serving.failed() => anyhow::bail!("the data plane's {worker} has ended"),
+                taker = offer.taker() => taker,
+            };
+            info!("another process takes over: the control plane stops, clients are served on");
+            let sockets = control_plane.sockets().context("cannot keep the control plane's sockets")?;
+            control_plane.shutdown().await;
+            let epoch = wiring.table.borrow().epoch;
+            match give(taker, serving, &sockets, epoch).await {
+                Ok(successor) => {
+                    tokio::spawn(successor.tell(serving.reports()));
+                    let balancer = balancer.take().expect("it serves");
+                    info!("the new process serves: this one ends with what runs on it");
+                    end_clients(&config.drain, balancer).await;
+                    info!("this process has handed over and ends");
+                    return Ok(());
+                }
+                Err(error) => warn!(%error, "the new process did not take over: going back to full service"),
+            }
+            match wiring.start_again(sockets).await {
+                Some(again) => control_plane = again,
+                // Asked to leave meanwhile, without a control plane.
+                None => {
+                    let balancer = balancer.take().expect("it serves");
+                    systemd::tell(Told::Stopping);
+                    leave_clients(&config.drain, balancer).await;
+                    return Ok(());
+                }
+            }
+            info!("back in full service");
         }
     }
 
@@ -79,14 +137,92 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start_control_plane(
-    config: &Config,
+/// Gives the listening sockets of both planes to another process. On an error nothing has changed.
+async fn give(
+    taker: Taker,
+    balancer: &Balancer,
+    control_plane: &GivenSockets,
+    epoch: Epoch,
+) -> std::io::Result<Successor> {
+    let mut sockets: Vec<OwnedFd> = balancer.sockets()?.into_iter().map(OwnedFd::from).collect();
+    let GivenSockets { admin, peers } = control_plane.try_clone()?;
+    sockets.extend(admin.into_iter().chain(peers).map(OwnedFd::from));
+    taker.give(sockets, epoch).await
+}
+
+/// What outlives a control plane that is stopped for another process and started again.
+struct Wiring {
+    config: Arc<Config>,
     reports: watch::Receiver<NodeReport>,
+    metrics: MetricsSlot,
+    leave: Leave,
+    table: watch::Sender<Arc<Table>>,
+}
+
+impl Wiring {
+    fn new(config: Config, reports: watch::Receiver<NodeReport>) -> Wiring {
+        let table = watch::Sender::new(Arc::new(Table::empty()));
+        Wiring { config: Arc::new(config), reports, metrics: MetricsSlot::default(), leave: Leave::default(), table }
+    }
+
+    async fn start(&mut self, sockets: GivenSockets) -> anyhow::Result<ControlPlane> {
+        let config = control_plane_config(&self.config, sockets, &self.metrics, self.leave.clone())?;
+        let control_plane = ControlPlane::start(config, self.reports.clone()).await?;
+        tokio::spawn(forward_tables(control_plane.table(), self.table.clone()));
+        Ok(control_plane)
+    }
+
+    /// Until it works: the process that did not take over may hold the data directory until it ends. None
+    /// when the node has been asked to leave meanwhile.
+    async fn start_again(&mut self, sockets: GivenSockets) -> Option<ControlPlane> {
+        let mut told = false;
+        loop {
+            let error = match sockets.try_clone() {
+                Ok(sockets) => match self.start(sockets).await {
+                    Ok(control_plane) => return Some(control_plane),
+                    Err(error) => error,
+                },
+                Err(error) => error.into(),
+            };
+            if !told {
+                warn!(error = format!("{error:#}"), "the control plane cannot start again yet; clients are served on");
+                told = true;
+            }
+            tokio::select! {
+                () = tokio::time::sleep(BACK_EVERY) => {}
+                () = self.leave.requested() => return None,
+            }
+        }
+    }
+}
+
+/// Passes tables on, of one control plane after the other: one that has just started has older ones
+/// until it has read its log.
+async fn forward_tables(mut from: watch::Receiver<Arc<Table>>, to: watch::Sender<Arc<Table>>) {
+    loop {
+        let table = from.borrow_and_update().clone();
+        to.send_if_modified(|current| {
+            let newer = table.epoch >= current.epoch && !Arc::ptr_eq(&table, current);
+            if newer {
+                *current = table;
+            }
+            newer
+        });
+        if from.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn control_plane_config(
+    config: &Config,
+    sockets: GivenSockets,
     metrics: &MetricsSlot,
-) -> anyhow::Result<ControlPlane> {
+    leave: Leave,
+) -> anyhow::Result<ControlPlaneConfig> {
     let token = config.admin.token.as_ref().map(|token| BearerToken::new(&String::from_utf8_lossy(token.bytes())));
     let token = token.transpose().context("the admin token cannot be used")?;
-    let control_plane = ControlPlaneConfig {
+    Ok(ControlPlaneConfig {
         name: config.node.name.clone(),
         data_dir: config.node.data_dir.clone(),
         fleet: config.fleet.as_ref().map(|fleet| FleetConfig {
@@ -99,8 +235,9 @@ async fn start_control_plane(
         admin: AdminConfig { listen: config.admin.listen, advertise: admin_url(&config.admin), token },
         initial: config.initial.commands.clone(),
         metrics: Some(metrics.hook()),
-    };
-    ControlPlane::start(control_plane, reports).await.context("the control plane cannot start")
+        sockets,
+        leave,
+    })
 }
 
 fn credentials(trust: &config::PeerTrust) -> Credentials {
@@ -126,9 +263,9 @@ fn admin_url(admin: &config::Admin) -> Option<String> {
 
 /// Waits for the first table by which sessions can be kept: before the fleet has agreed on a key
 /// for its cookies, a session that begins would be lost at its next request.
-async fn first_table(table: &mut watch::Receiver<Arc<Table>>) {
+async fn first_table(table: &mut watch::Receiver<Arc<Table>>, oldest: Epoch) {
     // An error means that the control plane has ended, which is noticed elsewhere.
-    if table.wait_for(|table| table.epoch > Epoch(0) && table.sealer.can_seal()).await.is_err() {
+    if table.wait_for(|table| table.epoch >= oldest && table.sealer.can_seal()).await.is_err() {
         std::future::pending().await
     }
 }
@@ -138,6 +275,11 @@ async fn first_table(table: &mut watch::Receiver<Arc<Table>>) {
 async fn leave_clients(drain: &config::Drain, balancer: Balancer) {
     info!(settle_ms = drain.settle.as_millis() as u64, "leaving: not ready any more, still accepting");
     tokio::time::sleep(drain.settle).await;
+    end_clients(drain, balancer).await;
+}
+
+/// Connections are told to go, and end with what runs on them.
+async fn end_clients(drain: &config::Drain, balancer: Balancer) {
     info!(
         connections = balancer.open_connections(),
         deadline_ms = drain.deadline.as_millis() as u64,
@@ -148,14 +290,43 @@ async fn leave_clients(drain: &config::Drain, balancer: Balancer) {
     }
 }
 
-async fn forward_reports(mut reports: watch::Receiver<NodeReport>, to: watch::Sender<NodeReport>) {
+/// Reports of this process, and of the one before it for as long as that serves.
+async fn forward_reports(
+    mut reports: watch::Receiver<NodeReport>,
+    mut former: watch::Receiver<Option<NodeReport>>,
+    to: watch::Sender<NodeReport>,
+) {
     loop {
         let report = reports.borrow_and_update().clone();
-        to.send_replace(report);
-        if reports.changed().await.is_err() {
-            return;
+        to.send_replace(handover::both(report, former.borrow_and_update().as_ref()));
+        let gone = former.has_changed().is_err();
+        tokio::select! {
+            changed = reports.changed() => if changed.is_err() { return },
+            _ = former.changed(), if !gone => {}
         }
     }
+}
+
+/// SIGUSR2 starts the binary that is now at this one's path, to take over.
+fn watch_upgrades() -> anyhow::Result<()> {
+    // Now, because the link to a file that was replaced is to nowhere.
+    let binary = std::env::current_exe().context("cannot tell this binary's path")?;
+    let mut upgrade = signal(SignalKind::user_defined2()).context("cannot listen for SIGUSR2")?;
+    tokio::spawn(async move {
+        while upgrade.recv().await.is_some() {
+            let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--take-over");
+            let mut command = tokio::process::Command::new(&binary);
+            info!(binary = %binary.display(), "starting a successor");
+            match command.args(arguments).arg("--take-over").spawn() {
+                Ok(mut successor) => match successor.wait().await {
+                    Ok(status) => warn!(%status, "the successor has ended; this process serves on"),
+                    Err(error) => warn!(%error, "the successor cannot be watched"),
+                },
+                Err(error) => warn!(%error, "the successor cannot be started; this process serves on"),
+            }
+        }
+    });
+    Ok(())
 }
 
 /// SIGTERM and SIGINT ask the node to leave; a second one ends the process at once.

@@ -59,6 +59,23 @@ pub struct ControlPlaneConfig {
     pub initial: Vec<Command>,
     /// Appends the data plane's metrics to `/metrics`.
     pub metrics: Option<MetricsHook>,
+    pub sockets: GivenSockets,
+    /// The node's leaving, which outlives a control plane that is stopped and started again.
+    pub leave: Leave,
+}
+
+/// Listening sockets that somebody else has bound, or for somebody else. One that is missing is bound at the start.
+#[derive(Debug, Default)]
+pub struct GivenSockets {
+    pub admin: Option<std::net::TcpListener>,
+    pub peers: Option<std::net::TcpListener>,
+}
+
+impl GivenSockets {
+    pub fn try_clone(&self) -> std::io::Result<GivenSockets> {
+        let again = |socket: &Option<std::net::TcpListener>| socket.as_ref().map(|it| it.try_clone()).transpose();
+        Ok(GivenSockets { admin: again(&self.admin)?, peers: again(&self.peers)? })
+    }
 }
 
 /// This node's place among others.
@@ -104,6 +121,7 @@ pub struct ControlPlane {
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
     consensus: Consensus,
+    sockets: GivenSockets,
 }
 
 /// What differs between Raft and the tests' stand-in for it.
@@ -122,14 +140,15 @@ impl ControlPlane {
     /// `reports` is the data plane's word: with no epoch until it reads a first table. It may end;
     /// this node then counts as missing.
     pub async fn start(
-        config: ControlPlaneConfig,
+        mut config: ControlPlaneConfig,
         reports: watch::Receiver<NodeReport>,
     ) -> Result<ControlPlane, StartError> {
         let fleet = match &config.fleet {
             Some(fleet) => {
                 let address = fleet.listen;
                 let failed = |source| StartError::ListenPeers { address, source };
-                Some(place(&config, fleet, TcpListener::bind(address).await.map_err(failed)?))
+                let listener = listen(address, &mut config.sockets.peers).await.map_err(failed)?;
+                Some(place(&config, fleet, listener))
             }
             None => None,
         };
@@ -160,7 +179,7 @@ impl ControlPlane {
     }
 
     async fn assemble(
-        config: ControlPlaneConfig,
+        mut config: ControlPlaneConfig,
         reports: watch::Receiver<NodeReport>,
         agreement: Agreement,
     ) -> Result<ControlPlane, StartError> {
@@ -168,11 +187,12 @@ impl ControlPlane {
         let address = config.admin.listen;
         let failed = |source| StartError::ListenAdmin { address, source };
         let cut = CancellationToken::new();
-        let listener = AdminListener::bind(address, cut.clone()).await.map_err(failed)?;
+        let listener =
+            AdminListener::new(listen(address, &mut config.sockets.admin).await.map_err(failed)?, cut.clone());
         let admin_addr = listener.address().map_err(failed)?;
 
         let (roster, roster_rx) = watch::channel(Roster::new());
-        let (leave, stop) = (Leave::default(), CancellationToken::new());
+        let (leave, stop) = (config.leave, CancellationToken::new());
         let exchange = Exchange {
             consensus: consensus.clone(),
             published: published.clone(),
@@ -211,7 +231,7 @@ impl ControlPlane {
         owned(&mut tasks, "Raft", &stop, ended(consensus.clone()));
         tasks.spawn(serve(listener, context, stop.clone(), cut));
         tracing::info!(address = %admin_addr, "the admin API listens");
-        Ok(ControlPlane { table, admin_addr, leave, stop, tasks, consensus })
+        Ok(ControlPlane { table, admin_addr, leave, stop, tasks, consensus, sockets: config.sockets })
     }
 
     /// The newest table; at the start the empty one, with epoch 0.
@@ -235,6 +255,11 @@ impl ControlPlane {
         self.leave.clone()
     }
 
+    /// The listening sockets, for another process or another start.
+    pub fn sockets(&self) -> std::io::Result<GivenSockets> {
+        self.sockets.try_clone()
+    }
+
     /// Returns when a part of the control plane has ended that never should, with its name: the
     /// wiring ends the process then.
     pub async fn failed(&mut self) -> String {
@@ -247,10 +272,23 @@ impl ControlPlane {
 
     /// Finishes the answers that are under way, for a moment, ends every task and closes the log.
     pub async fn shutdown(mut self) {
+        // Kept open they would hold connections that nobody accepts.
+        self.sockets = GivenSockets::default();
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.consensus.stop().await;
     }
+}
+
+/// The given socket, else a new one, of which `given` keeps a clone.
+async fn listen(address: SocketAddr, given: &mut Option<std::net::TcpListener>) -> std::io::Result<TcpListener> {
+    let socket = match given.take() {
+        Some(given) => given,
+        None => TcpListener::bind(address).await?.into_std()?,
+    };
+    socket.set_nonblocking(true)?;
+    *given = Some(socket.try_clone()?);
+    TcpListener::from_std(socket)
 }
 
 fn place(config: &ControlPlaneConfig, fleet: &FleetConfig, listener: TcpListener) -> raft::Fleet {

@@ -3,6 +3,7 @@
 //! `support` holds the fleet and the clients; each other module is a story that an operator would
 //! recognise. Nothing here waits by sleeping: it waits for what it wants to see, with a deadline.
 
+mod activation;
 mod bad_input;
 mod browser;
 mod clocks;
@@ -12,6 +13,7 @@ mod drains;
 mod elixir;
 mod fleet;
 mod gaps;
+mod handover;
 mod health;
 mod membership;
 mod partitions;

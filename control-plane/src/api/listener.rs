@@ -29,9 +29,8 @@ pub(crate) struct AdminListener {
 
 impl AdminListener {
     /// `cut` ends every connection at once. Their tasks are the server's and not ours to abort.
-    pub(crate) async fn bind(address: SocketAddr, cut: CancellationToken) -> io::Result<AdminListener> {
-        let inner = TcpListener::bind(address).await?;
-        Ok(AdminListener { inner, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), cut })
+    pub(crate) fn new(inner: TcpListener, cut: CancellationToken) -> AdminListener {
+        AdminListener { inner, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), cut }
     }
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
