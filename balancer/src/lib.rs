@@ -162,6 +162,9 @@ impl Balancer {
         let (config, stage, stage_end) = (Arc::new(config), stage_seen.clone(), stage_seen.clone());
         let shared = Shared { config, registry: registry.clone(), clients, stage, log, identity };
         let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));
+        // Before there is a worker: one without it would tell clients that there is no such host.
+        let first = tables.borrow().clone();
+        feed::give(&registry, &tickets, &to_workers, &Table::empty(), &first);
         let (reporter, reports) = watch::channel(NodeReport::default());
         let mut counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let mut workers = Vec::new();
