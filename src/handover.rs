@@ -5,13 +5,15 @@
 //! and back:
 //!
 //!     new  T              I want to take over (my configuration is good)
-//!     old  S + socket ... each listening socket, then E and my epoch: my control plane has stopped
+//!     old  S + socket ... each listening socket, then E, my table's epoch and my last report: my control
+//!                         plane has stopped
 //!     new  R              I serve clients
 //!     old  L              it is yours, I leave; then a report a line until I have gone
 //!     old  X              too late, I have gone back: end
 //!
 //! Until L the old process answers for the node: if the new one ends or is late it starts its control
-//! plane again. Its data plane has gone on all the time.
+//! plane again. Its data plane has gone on all the time. One that does not end after X is killed, for it
+//! may hold the data directory.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
@@ -19,14 +21,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 use tidelock_core::id::Epoch;
 use tidelock_core::report::NodeReport;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -36,6 +38,10 @@ use tracing::{info, warn};
 const SERVES_WITHIN: Duration = Duration::from_secs(30);
 /// For every other step: the other side has only to write what it has.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(10);
+/// From the word that it is too late. A process that works ends well before.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+/// No report is as long: a line for each endpoint.
+const REPORT_MAX: usize = 64 << 20;
 
 const TAKE: u8 = b'T';
 const SOCKET: u8 = b'S';
@@ -90,52 +96,93 @@ impl Offer {
     async fn asked(listener: &UnixListener) -> io::Result<Taker> {
         let (stream, _) = listener.accept().await?;
         // The file's mode keeps others out; this holds where the mode was changed.
-        let uid = stream.peer_cred()?.uid();
+        let peer = stream.peer_cred()?;
+        let uid = peer.uid();
         if uid != 0 && uid != rustix::process::geteuid().as_raw() {
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {uid} may not")));
         }
         let stream = stream.into_std()?;
         stream.set_nonblocking(false)?;
         stream.set_write_timeout(Some(ANSWERS_WITHIN))?;
-        let taker = Taker(stream);
+        let taker = Taker { stream, pid: peer.pid() };
         blocking(move || taker.expect(TAKE, ANSWERS_WITHIN).map(|()| taker)).await
     }
 }
 
 /// The new process, as the old one sees it.
-pub(crate) struct Taker(UnixStream);
+pub(crate) struct Taker {
+    stream: UnixStream,
+    /// None if it cannot be seen from here.
+    pid: Option<i32>,
+}
 
 impl Taker {
     /// Gives it the sockets and waits until it serves. From then on the node is its.
-    pub(crate) async fn give(self, sockets: Vec<OwnedFd>, epoch: Epoch) -> io::Result<Successor> {
+    pub(crate) async fn give(self, sockets: Vec<OwnedFd>, epoch: Epoch, report: NodeReport) -> io::Result<Successor> {
         blocking(move || {
-            let given = self.pass(&sockets, epoch).and_then(|()| self.expect(SERVING, SERVES_WITHIN));
-            if let Err(error) = given {
-                // It may have gone, which is as good.
-                let _ = (&self.0).write_all(&[REVOKED]);
-                return Err(error);
+            let given = self.pass(&sockets, epoch, &report).and_then(|()| self.expect(SERVING, SERVES_WITHIN));
+            match given.and_then(|()| (&self.stream).write_all(&[LEAVING])) {
+                Ok(()) => Ok(Successor(self.stream)),
+                Err(error) => {
+                    self.revoke();
+                    Err(error)
+                }
             }
-            (&self.0).write_all(&[LEAVING])?;
-            Ok(Successor(self.0))
         })
         .await
     }
 
-    fn pass(&self, sockets: &[OwnedFd], epoch: Epoch) -> io::Result<()> {
+    /// Returns when the other process has ended or cannot be helped.
+    fn revoke(&self) {
+        // It may have gone, which is as good.
+        let _ = (&self.stream).write_all(&[REVOKED]);
+        if self.has_gone() {
+            return;
+        }
+        // It is the one that we know: its end of the stream is open.
+        if let Some(pid) = self.pid.and_then(rustix::process::Pid::from_raw) {
+            warn!(pid = pid.as_raw_nonzero(), "the process that did not take over does not end: it is killed");
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            self.has_gone();
+        }
+    }
+
+    /// Its end of the stream is closed, or is within a moment.
+    fn has_gone(&self) -> bool {
+        let end = Instant::now() + ENDS_WITHIN;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() || self.stream.set_read_timeout(Some(left)).is_err() {
+                return false;
+            }
+            // What it says meanwhile is too late.
+            match read_byte(&self.stream) {
+                Ok(_) => {}
+                Err(error) => return error.kind() != io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    fn pass(&self, sockets: &[OwnedFd], epoch: Epoch, report: &NodeReport) -> io::Result<()> {
+        let stream = &self.stream;
         for socket in sockets {
             let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
             let mut control = SendAncillaryBuffer::new(&mut space);
             let fds = [socket.as_fd()];
             assert!(control.push(SendAncillaryMessage::ScmRights(&fds)), "the space is for one descriptor");
-            rustix::net::sendmsg(&self.0, &[IoSlice::new(&[SOCKET])], &mut control, SendFlags::NOSIGNAL)?;
+            rustix::net::sendmsg(stream, &[IoSlice::new(&[SOCKET])], &mut control, SendFlags::NOSIGNAL)?;
         }
-        (&self.0).write_all(&[END])?;
-        (&self.0).write_all(&epoch.0.to_be_bytes())
+        let mut last = vec![END];
+        last.extend(epoch.0.to_be_bytes());
+        let report = serde_json::to_vec(report)?;
+        last.extend((report.len() as u64).to_be_bytes());
+        last.extend(report);
+        (&self.stream).write_all(&last)
     }
 
     fn expect(&self, wanted: u8, within: Duration) -> io::Result<()> {
-        self.0.set_read_timeout(Some(within))?;
-        match read_byte(&self.0) {
+        self.stream.set_read_timeout(Some(within))?;
+        match read_byte(&self.stream) {
             Ok(byte) if byte == wanted => Ok(()),
             Ok(_) => Err(io::Error::new(io::ErrorKind::InvalidData, "it says something else")),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -175,13 +222,17 @@ impl Successor {
 
 /// The old process, as the new one sees it.
 pub(crate) struct Predecessor {
-    stream: UnixStream,
+    stream: tokio::net::UnixStream,
+    /// It has ended, or says what it should not.
+    gone: Option<io::Error>,
+    /// Its last one as the owner of the control plane: what runs on it.
+    pub(crate) report: NodeReport,
     /// The old one's table: with an older one, from the middle of the log, clients would be told that
     /// there is no such host.
     pub(crate) epoch: Epoch,
 }
 
-/// Asks the process that has the data directory for its sockets. None when there is nobody.
+/// Asks the process that has the data directory for its sockets. None when there is nobody. Blocks; within a runtime.
 pub(crate) fn take(data_dir: &Path) -> io::Result<Option<(Predecessor, Vec<OwnedFd>)>> {
     let stream = match UnixStream::connect(path(data_dir)) {
         Ok(stream) => stream,
@@ -202,12 +253,23 @@ pub(crate) fn take(data_dir: &Path) -> io::Result<Option<(Predecessor, Vec<Owned
             rustix::net::recvmsg(&stream, &mut [IoSliceMut::new(&mut byte)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
         match (received.bytes, byte[0]) {
             (0, _) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the old process has ended")),
-            (_, SOCKET) => sockets.extend(control.drain().flat_map(rights)),
+            (_, SOCKET) => {
+                let before = sockets.len();
+                sockets.extend(control.drain().flat_map(rights));
+                // Out of descriptors the kernel drops it, and whoever waits in its queue would wait for ever.
+                if sockets.len() == before {
+                    return Err(io::Error::other("a socket has not arrived: is LimitNOFILE too low?"));
+                }
+            }
             (_, END) => {
-                let mut epoch = [0; 8];
-                (&stream).read_exact(&mut epoch)?;
-                let epoch = Epoch(u64::from_be_bytes(epoch));
-                return Ok(Some((Predecessor { stream, epoch }, sockets)));
+                let epoch = Epoch(read_u64(&stream)?);
+                let length = usize::try_from(read_u64(&stream)?).ok().filter(|length| *length <= REPORT_MAX);
+                let mut report = vec![0; length.ok_or(io::ErrorKind::InvalidData)?];
+                (&stream).read_exact(&mut report)?;
+                let report = serde_json::from_slice(&report)?;
+                stream.set_nonblocking(true)?;
+                let stream = tokio::net::UnixStream::from_std(stream)?;
+                return Ok(Some((Predecessor { stream, gone: None, report, epoch }, sockets)));
             }
             (_, _) => return Err(io::Error::new(io::ErrorKind::InvalidData, "the old process says something else")),
         }
@@ -222,18 +284,30 @@ fn rights(message: RecvAncillaryMessage<'_>) -> Vec<OwnedFd> {
 }
 
 impl Predecessor {
+    /// Returns when the old process has gone back to service: this one must end then. Where the old one has
+    /// ended the node is this one's, and this never returns.
+    pub(crate) async fn revoked(&mut self) {
+        match self.stream.read_u8().await {
+            Ok(_) => return,
+            Err(error) => self.gone = Some(error),
+        }
+        std::future::pending().await
+    }
+
     /// Says that this process serves. An error is the old one's word that it has gone back; one that
     /// has ended meanwhile leaves the node to this one.
-    pub(crate) async fn serving(self) -> anyhow::Result<Former> {
-        let answer = blocking(move || {
-            let answer = (&self.stream).write_all(&[SERVING]).and_then(|()| read_byte(&self.stream));
-            Ok((answer, self.stream))
-        });
-        match answer.await? {
-            (Ok(LEAVING), stream) => Ok(Former(Some(stream))),
-            (Ok(REVOKED), _) => anyhow::bail!("the old process has gone back to service: this one was too late"),
-            (Ok(_), _) => anyhow::bail!("the old process says something else"),
-            (Err(error), _) => {
+    pub(crate) async fn serving(mut self) -> anyhow::Result<Former> {
+        let answer = match self.gone.take() {
+            Some(error) => Err(error),
+            None => match self.stream.write_u8(SERVING).await {
+                Ok(()) => self.stream.read_u8().await,
+                Err(error) => Err(error),
+            },
+        };
+        match answer {
+            Ok(LEAVING) => Ok(Former(Some(self.stream))),
+            Ok(_) => anyhow::bail!("the old process has gone back to service: this one was too late"),
+            Err(error) => {
                 warn!(%error, "the old process has ended without a word: the node is this one's");
                 Ok(Former(None))
             }
@@ -242,7 +316,7 @@ impl Predecessor {
 }
 
 /// The old process on its way out.
-pub(crate) struct Former(Option<UnixStream>);
+pub(crate) struct Former(Option<tokio::net::UnixStream>);
 
 impl Former {
     /// Passes its reports on until it has gone, then `None`.
@@ -257,9 +331,8 @@ impl Former {
     }
 }
 
-async fn read_reports(stream: UnixStream, to: &watch::Sender<Option<NodeReport>>) -> io::Result<()> {
-    stream.set_nonblocking(true)?;
-    let mut lines = tokio::io::BufReader::new(tokio::net::UnixStream::from_std(stream)?).lines();
+async fn read_reports(stream: tokio::net::UnixStream, to: &watch::Sender<Option<NodeReport>>) -> io::Result<()> {
+    let mut lines = tokio::io::BufReader::new(stream).lines();
     while let Some(line) = lines.next_line().await? {
         to.send_replace(Some(serde_json::from_str(&line)?));
     }
@@ -276,6 +349,11 @@ pub(crate) fn both(mut own: NodeReport, former: Option<&NodeReport>) -> NodeRepo
         }
     }
     own
+}
+
+fn read_u64(mut stream: &UnixStream) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    stream.read_exact(&mut bytes).map(|()| u64::from_be_bytes(bytes))
 }
 
 fn read_byte(mut stream: &UnixStream) -> io::Result<u8> {

@@ -23,7 +23,8 @@ use tracing::{info, warn};
 
 use crate::activation::Sockets;
 use crate::config::{self, Config};
-use crate::handover::{self, Offer, Predecessor, Successor, Taker};
+use crate::handover::{self, Offer, Predecessor};
+use crate::successor;
 use crate::systemd::{self, Told};
 
 /// Threads for the control plane and the admin API; requests have the workers' own.
@@ -32,6 +33,9 @@ const CONTROL_THREADS: usize = 2;
 /// How long the old process waits before it tries to get the data directory back from one that did
 /// not take over in time and may still be on it.
 const BACK_EVERY: Duration = Duration::from_millis(300);
+/// After this the data directory is another process' or cannot be read any more: the service manager's
+/// restart is better than a node that nobody can configure.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// Runs the node until it has left; an error ends the process with its text.
 pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
@@ -45,7 +49,12 @@ pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the control plane's threads")?;
-    let taken = if take_over { handover::take(&config.node.data_dir).context("cannot take over")? } else { None };
+    let taken = if take_over {
+        let _within = runtime.enter();
+        handover::take(&config.node.data_dir).context("cannot take over")?
+    } else {
+        None
+    };
     let (predecessor, sockets) = match taken {
         None => (None, sockets),
         Some((predecessor, given)) => {
@@ -59,19 +68,20 @@ pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(config: Config, sockets: Sockets, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
-    let (to_control_plane, reports) = watch::channel(NodeReport::default());
-    // Until the old process has said what runs on it, nothing is reported of either.
-    let (to_former, former) = watch::channel(predecessor.is_some().then(NodeReport::default));
-    let mut wiring = Wiring::new(config, reports);
+async fn serve(config: Config, sockets: Sockets, mut predecessor: Option<Predecessor>) -> anyhow::Result<()> {
+    // Until this process serves the old one does: its last word is the node's. It has no table that is
+    // newer, so no drain counts as safe that began since.
+    let last = predecessor.as_ref().map(|predecessor| predecessor.report.clone());
+    let (to_control_plane, reports) = watch::channel(last.clone().unwrap_or_default());
+    let (to_former, former) = watch::channel(last);
+    let oldest = predecessor.as_ref().map_or(Epoch(0), |predecessor| predecessor.epoch);
+    let mut wiring = Wiring::new(config, reports, oldest);
     let mut control_plane = wiring.start(sockets.control_plane).await.context("the control plane cannot start")?;
     let (config, leave) = (wiring.config.clone(), wiring.leave.clone());
-    let offer = Offer::open(&config.node.data_dir);
     watch_signals(leave.clone())?;
-    watch_upgrades()?;
+    successor::watch_signal()?;
 
     let mut table = wiring.table.subscribe();
-    let oldest = predecessor.as_ref().map_or(Epoch(1), |predecessor| predecessor.epoch);
     let mut balancer = tokio::select! {
         () = first_table(&mut table, oldest) => {
             let balancer = balancer_config(&config, control_plane.node());
@@ -80,16 +90,31 @@ async fn serve(config: Config, sockets: Sockets, predecessor: Option<Predecessor
                 info!(%address, "listening");
             }
             wiring.metrics.fill(balancer.metrics());
-            if let Some(predecessor) = predecessor {
-                tokio::spawn(predecessor.serving().await?.follow(to_former));
-            }
-            systemd::tell(Told::Ready);
             Some(balancer)
         }
+        () = revoked(&mut predecessor) => anyhow::bail!("the old process has gone back to service: this one was late"),
         () = leave.requested() => None,
         part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
     };
+    let mut former_gone = None;
+    if let Some(predecessor) = predecessor
+        && let Some(serving) = balancer.take()
+    {
+        match predecessor.serving().await {
+            Ok(former) => former_gone = Some(tokio::spawn(former.follow(to_former))),
+            Err(error) => {
+                // Clients have come here already.
+                control_plane.shutdown().await;
+                end_clients(&config.drain, serving).await;
+                return Err(error);
+            }
+        }
+        balancer = Some(serving);
+    }
     if let Some(serving) = &mut balancer {
+        systemd::tell(Told::Ready);
+        // Not before: until this process serves, the old one is asked.
+        let offer = Offer::open(&config.node.data_dir);
         tokio::spawn(forward_reports(serving.reports(), former, to_control_plane));
         loop {
             let taker = tokio::select! {
@@ -98,29 +123,46 @@ async fn serve(config: Config, sockets: Sockets, predecessor: Option<Predecessor
                 worker = serving.failed() => anyhow::bail!("the data plane's {worker} has ended"),
                 taker = offer.taker() => taker,
             };
+            let (kept, passed) = match sockets_twice(serving, &control_plane) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    warn!(%error, "the sockets cannot be passed to another process");
+                    continue;
+                }
+            };
             info!("another process takes over: the control plane stops, clients are served on");
-            let sockets = control_plane.sockets().context("cannot keep the control plane's sockets")?;
+            control_plane.hand_leadership_over().await;
             control_plane.shutdown().await;
             let epoch = wiring.table.borrow().epoch;
-            match give(taker, serving, &sockets, epoch).await {
+            // With what the process before this one has told of itself, if it is still there.
+            let reports = wiring.reports.clone();
+            let report = reports.borrow().clone();
+            match taker.give(passed, epoch, report).await {
                 Ok(successor) => {
-                    tokio::spawn(successor.tell(serving.reports()));
+                    // Whoever else has asked is to ask the new one, and what the new one does not listen on any
+                    // more is not kept open by this one.
+                    drop((offer, kept));
+                    tokio::spawn(successor.tell(reports));
                     let balancer = balancer.take().expect("it serves");
                     info!("the new process serves: this one ends with what runs on it");
                     end_clients(&config.drain, balancer).await;
+                    if let Some(former_gone) = former_gone {
+                        // The new one hears of it through this one only. It ends within its own deadline.
+                        let _ = former_gone.await;
+                    }
                     info!("this process has handed over and ends");
                     return Ok(());
                 }
                 Err(error) => warn!(%error, "the new process did not take over: going back to full service"),
             }
-            match wiring.start_again(sockets).await {
-                Some(again) => control_plane = again,
-                // Asked to leave meanwhile, without a control plane.
-                None => {
+            match wiring.start_again(kept).await {
+                Ok(Some(again)) => control_plane = again,
+                // Without a control plane: asked to leave meanwhile, or there is none to be had.
+                ended => {
                     let balancer = balancer.take().expect("it serves");
                     systemd::tell(Told::Stopping);
                     leave_clients(&config.drain, balancer).await;
-                    return Ok(());
+                    return ended.map(|_| ()).context("the control plane cannot start again");
                 }
             }
             info!("back in full service");
@@ -137,17 +179,21 @@ async fn serve(config: Config, sockets: Sockets, predecessor: Option<Predecessor
     Ok(())
 }
 
-/// Gives the listening sockets of both planes to another process. On an error nothing has changed.
-async fn give(
-    taker: Taker,
-    balancer: &Balancer,
-    control_plane: &GivenSockets,
-    epoch: Epoch,
-) -> std::io::Result<Successor> {
-    let mut sockets: Vec<OwnedFd> = balancer.sockets()?.into_iter().map(OwnedFd::from).collect();
-    let GivenSockets { admin, peers } = control_plane.try_clone()?;
-    sockets.extend(admin.into_iter().chain(peers).map(OwnedFd::from));
-    taker.give(sockets, epoch).await
+/// The control plane's listening sockets, to start it again on, and those of both planes for another process.
+fn sockets_twice(balancer: &Balancer, control_plane: &ControlPlane) -> std::io::Result<(GivenSockets, Vec<OwnedFd>)> {
+    let kept = control_plane.sockets()?;
+    let GivenSockets { admin, peers } = kept.try_clone()?;
+    let mut passed: Vec<OwnedFd> = balancer.sockets()?.into_iter().map(OwnedFd::from).collect();
+    passed.extend(admin.into_iter().chain(peers).map(OwnedFd::from));
+    Ok((kept, passed))
+}
+
+/// Never without a process to take over from.
+async fn revoked(predecessor: &mut Option<Predecessor>) {
+    match predecessor {
+        Some(predecessor) => predecessor.revoked().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// What outlives a control plane that is stopped for another process and started again.
@@ -157,40 +203,48 @@ struct Wiring {
     metrics: MetricsSlot,
     leave: Leave,
     table: watch::Sender<Arc<Table>>,
+    /// The newest table that the node has had in another process.
+    oldest: Epoch,
 }
 
 impl Wiring {
-    fn new(config: Config, reports: watch::Receiver<NodeReport>) -> Wiring {
+    fn new(config: Config, reports: watch::Receiver<NodeReport>, oldest: Epoch) -> Wiring {
         let table = watch::Sender::new(Arc::new(Table::empty()));
-        Wiring { config: Arc::new(config), reports, metrics: MetricsSlot::default(), leave: Leave::default(), table }
+        let (config, metrics, leave) = (Arc::new(config), MetricsSlot::default(), Leave::default());
+        Wiring { config, reports, metrics, leave, table, oldest }
     }
 
     async fn start(&mut self, sockets: GivenSockets) -> anyhow::Result<ControlPlane> {
-        let config = control_plane_config(&self.config, sockets, &self.metrics, self.leave.clone())?;
+        let mut config = control_plane_config(&self.config, sockets, &self.metrics, self.leave.clone())?;
+        config.answers_from = self.oldest.max(self.table.borrow().epoch);
         let control_plane = ControlPlane::start(config, self.reports.clone()).await?;
         tokio::spawn(forward_tables(control_plane.table(), self.table.clone()));
         Ok(control_plane)
     }
 
-    /// Until it works: the process that did not take over may hold the data directory until it ends. None
-    /// when the node has been asked to leave meanwhile.
-    async fn start_again(&mut self, sockets: GivenSockets) -> Option<ControlPlane> {
+    /// Tried for a while: the process that did not take over may hold the data directory until it ends.
+    /// None when the node has been asked to leave meanwhile.
+    async fn start_again(&mut self, sockets: GivenSockets) -> anyhow::Result<Option<ControlPlane>> {
+        let end = tokio::time::Instant::now() + BACK_WITHIN;
         let mut told = false;
         loop {
             let error = match sockets.try_clone() {
                 Ok(sockets) => match self.start(sockets).await {
-                    Ok(control_plane) => return Some(control_plane),
+                    Ok(control_plane) => return Ok(Some(control_plane)),
                     Err(error) => error,
                 },
                 Err(error) => error.into(),
             };
+            if tokio::time::Instant::now() > end {
+                return Err(error);
+            }
             if !told {
                 warn!(error = format!("{error:#}"), "the control plane cannot start again yet; clients are served on");
                 told = true;
             }
             tokio::select! {
                 () = tokio::time::sleep(BACK_EVERY) => {}
-                () = self.leave.requested() => return None,
+                () = self.leave.requested() => return Ok(None),
             }
         }
     }
@@ -236,6 +290,7 @@ fn control_plane_config(
         initial: config.initial.commands.clone(),
         metrics: Some(metrics.hook()),
         sockets,
+        answers_from: Epoch(0),
         leave,
     })
 }
@@ -265,7 +320,7 @@ fn admin_url(admin: &config::Admin) -> Option<String> {
 /// for its cookies, a session that begins would be lost at its next request.
 async fn first_table(table: &mut watch::Receiver<Arc<Table>>, oldest: Epoch) {
     // An error means that the control plane has ended, which is noticed elsewhere.
-    if table.wait_for(|table| table.epoch >= oldest && table.sealer.can_seal()).await.is_err() {
+    if table.wait_for(|table| table.epoch >= oldest.max(Epoch(1)) && table.sealer.can_seal()).await.is_err() {
         std::future::pending().await
     }
 }
@@ -296,37 +351,21 @@ async fn forward_reports(
     mut former: watch::Receiver<Option<NodeReport>>,
     to: watch::Sender<NodeReport>,
 ) {
+    let (mut ended, mut gone) = (false, false);
     loop {
         let report = reports.borrow_and_update().clone();
-        to.send_replace(handover::both(report, former.borrow_and_update().as_ref()));
-        let gone = former.has_changed().is_err();
+        let former_report = former.borrow_and_update().clone();
+        // Until there is a word of this process, the old one's last stands.
+        if report.epoch.is_some() {
+            to.send_replace(handover::both(report, former_report.as_ref()));
+        }
         tokio::select! {
-            changed = reports.changed() => if changed.is_err() { return },
-            _ = former.changed(), if !gone => {}
+            changed = reports.changed(), if !ended => ended = changed.is_err(),
+            changed = former.changed(), if !gone => gone = changed.is_err(),
+            // The sender ends: nothing more is to be told.
+            else => return,
         }
     }
-}
-
-/// SIGUSR2 starts the binary that is now at this one's path, to take over.
-fn watch_upgrades() -> anyhow::Result<()> {
-    // Now, because the link to a file that was replaced is to nowhere.
-    let binary = std::env::current_exe().context("cannot tell this binary's path")?;
-    let mut upgrade = signal(SignalKind::user_defined2()).context("cannot listen for SIGUSR2")?;
-    tokio::spawn(async move {
-        while upgrade.recv().await.is_some() {
-            let arguments = std::env::args_os().skip(1).filter(|argument| argument != "--take-over");
-            let mut command = tokio::process::Command::new(&binary);
-            info!(binary = %binary.display(), "starting a successor");
-            match command.args(arguments).arg("--take-over").spawn() {
-                Ok(mut successor) => match successor.wait().await {
-                    Ok(status) => warn!(%status, "the successor has ended; this process serves on"),
-                    Err(error) => warn!(%error, "the successor cannot be watched"),
-                },
-                Err(error) => warn!(%error, "the successor cannot be started; this process serves on"),
-            }
-        }
-    });
-    Ok(())
 }
 
 /// SIGTERM and SIGINT ask the node to leave; a second one ends the process at once.

@@ -8,10 +8,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidelock_core::command::Command;
-use tidelock_core::id::{Name, NodeId};
+use tidelock_core::id::{Epoch, Name, NodeId};
 use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
 use tokio::net::TcpListener;
@@ -26,7 +26,7 @@ use crate::api::{self, Context};
 use crate::apply::Machine;
 use crate::metrics::MetricsHook;
 use crate::publish::{self, Published};
-use crate::raft::{self, RedbStore, Report};
+use crate::raft::{self, RedbStore, Report, Role};
 use chores::Chores;
 use consensus::Consensus;
 use exchange::Exchange;
@@ -46,6 +46,12 @@ pub(crate) mod roster;
 /// to `leave?wait=true` is among them.
 pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// How long a client that has connected may take to begin with its request then.
+const FIRST_WORDS: Duration = Duration::from_millis(500);
+
+/// A hand-over of leadership takes two round trips; Raft itself gives up within an election's time.
+const ANOTHER_LEADS_WITHIN: Duration = Duration::from_secs(2);
+
 pub struct ControlPlaneConfig {
     /// Unique in the fleet.
     pub name: Name,
@@ -60,6 +66,9 @@ pub struct ControlPlaneConfig {
     /// Appends the data plane's metrics to `/metrics`.
     pub metrics: Option<MetricsHook>,
     pub sockets: GivenSockets,
+    /// The admin API answers from this table on; requests wait until then. Above zero for a node that was
+    /// there a moment ago, which must not say that it has none.
+    pub answers_from: Epoch,
     /// The node's leaving, which outlives a control plane that is stopped and started again.
     pub leave: Leave,
 }
@@ -121,6 +130,8 @@ pub struct ControlPlane {
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
     consensus: Consensus,
+    published: Published,
+    roster: watch::Receiver<Roster>,
     sockets: GivenSockets,
 }
 
@@ -213,8 +224,8 @@ impl ControlPlane {
         let table = published.table.clone();
         let context = Context {
             consensus: consensus.clone(),
-            published,
-            roster: roster_rx,
+            published: published.clone(),
+            roster: roster_rx.clone(),
             events: Events::new(),
             leave: leave.clone(),
             node: config.name,
@@ -229,9 +240,25 @@ impl ControlPlane {
         owned(&mut tasks, "leader's chores", &stop, chores.run());
         owned(&mut tasks, "event broadcast", &stop, events::broadcast(context.clone()));
         owned(&mut tasks, "Raft", &stop, ended(consensus.clone()));
-        tasks.spawn(serve(listener, context, stop.clone(), cut));
+        let (mut seen, stopped) = (table.clone(), stop.clone());
+        tasks.spawn(async move {
+            let has_it = seen.wait_for(|table| table.epoch >= config.answers_from);
+            // None: stopped before. An error is the end of the tables, which another task reports.
+            let _ = stopped.run_until_cancelled(has_it).await;
+            serve(listener, context, stopped, cut).await
+        });
         tracing::info!(address = %admin_addr, "the admin API listens");
-        Ok(ControlPlane { table, admin_addr, leave, stop, tasks, consensus, sockets: config.sockets })
+        Ok(ControlPlane {
+            table,
+            admin_addr,
+            leave,
+            stop,
+            tasks,
+            consensus,
+            published,
+            roster: roster_rx,
+            sockets: config.sockets,
+        })
     }
 
     /// The newest table; at the start the empty one, with epoch 0.
@@ -267,6 +294,24 @@ impl ControlPlane {
             Some(Ok(part)) => part.to_owned(),
             Some(Err(error)) => error.to_string(),
             None => "everything".to_owned(),
+        }
+    }
+
+    /// Lets another voter lead, if this node does and there is one: for a stop after which the node comes
+    /// back. Returns when another one leads, or after a moment: then the others elect one.
+    pub async fn hand_leadership_over(&self) {
+        let mut status = self.consensus.watch_status();
+        let raft = status.borrow_and_update().clone();
+        if raft.role != Role::Leader {
+            return;
+        }
+        let members = self.roster.borrow().members(&raft, &[], Instant::now());
+        let Some(to) = members::successor(&self.published.state(), &raft, &members) else { return };
+        self.consensus.hand_over(to);
+        let another = status.wait_for(|now| now.leader.is_some_and(|leader| leader != raft.id));
+        match tokio::time::timeout(ANOTHER_LEADS_WITHIN, another).await {
+            Ok(_) => tracing::info!(%to, "this node has handed its leadership over"),
+            Err(_) => tracing::warn!(%to, "the leadership was not taken in time: the others elect a leader"),
         }
     }
 
@@ -333,7 +378,12 @@ async fn serve(
     cut: CancellationToken,
 ) -> &'static str {
     let router = api::router(context);
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let (silent, stopped) = (listener.silent(), stop.clone());
+    let quiet = async move {
+        stopped.cancelled().await;
+        let _ = tokio::time::timeout(FIRST_WORDS, silent.heard()).await;
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(quiet);
     let mut server = std::pin::pin!(server.into_future());
     let late = async {
         stop.cancelled().await;

@@ -33,6 +33,7 @@ pub(crate) fn config() -> ControlPlaneConfig {
         initial: Vec::new(),
         metrics: None,
         sockets: GivenSockets::default(),
+        answers_from: Epoch(0),
         leave: Leave::default(),
     }
 }
