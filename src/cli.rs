@@ -210,6 +210,10 @@ struct ServeOptions {
     /// Exit when standard input closes: the demo holds its other end
     #[arg(long, hide = true)]
     exit_with_parent: bool,
+    /// Take the sockets over from the process that runs on the data directory, which then leaves; without
+    /// one start as usual. SIGUSR2 makes a running node start its successor so
+    #[arg(long)]
+    take_over: bool,
 }
 
 impl ConfigOptions {
@@ -304,7 +308,7 @@ fn serve(options: ServeOptions) -> anyhow::Result<Outcome> {
         demo::exit_with_parent();
     }
     match options.config.load() {
-        Ok(config) => crate::node::run(config).map(|()| Outcome::Done),
+        Ok(config) => crate::node::run(config, options.take_over).map(|()| Outcome::Done),
         Err(problems) => {
             eprintln!("{problems}");
             Ok(Outcome::Mistaken)

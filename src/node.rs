@@ -4,14 +4,13 @@
 //! client is never told "no such host" by a node that does not know yet. At the end the order is
 //! turned round: unready, settle, drain the clients, hand over the leadership, stop.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tidelock_balancer::Balancer;
-use tidelock_control_plane::{
-    AdminConfig, BearerToken, ControlPlane, ControlPlaneConfig, Credentials, FleetConfig, GivenFiles, Leave, LeaveState,
-};
+use tidelock_control_plane::{ControlPlane, GivenSockets, Leave, LeaveState};
 use tidelock_core::id::{Epoch, NodeId};
 use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
@@ -19,53 +18,148 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::{info, warn};
 
+use crate::activation::Sockets;
 use crate::config::{self, Config};
+use crate::handover::{self, Offer, Predecessor};
+use crate::successor;
 use crate::systemd::{self, Told};
+
+use wiring::Wiring;
+
+mod wiring;
 
 /// Threads for the control plane and the admin API; requests have the workers' own.
 const CONTROL_THREADS: usize = 2;
 
 /// Runs the node until it has left; an error ends the process with its text.
-pub(crate) fn run(config: Config) -> anyhow::Result<()> {
+pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
     logging();
+    // Before there is a second thread: it changes the environment.
+    let sockets =
+        Sockets::from_service_manager(&config).context("the sockets of the service manager cannot be used")?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()
         .context("cannot start the control plane's threads")?;
-    let result = runtime.block_on(serve(config));
+    let taken = if take_over {
+        let _within = runtime.enter();
+        handover::take(&config.node.data_dir).context("cannot take over")?
+    } else {
+        None
+    };
+    let (predecessor, sockets) = match taken {
+        None => (None, sockets),
+        Some((predecessor, given)) => {
+            let sockets =
+                Sockets::from_predecessor(&config, given).context("the old process' sockets cannot be used")?;
+            (Some(predecessor), sockets)
+        }
+    };
+    let result = runtime.block_on(serve(config, sockets, predecessor));
     runtime.shutdown_timeout(Duration::from_secs(1));
     result
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let (to_control_plane, reports) = watch::channel(NodeReport::default());
-    let metrics = MetricsSlot::default();
-    let mut control_plane = start_control_plane(&config, reports, &metrics).await?;
-    let leave = control_plane.leave();
+async fn serve(config: Config, sockets: Sockets, mut predecessor: Option<Predecessor>) -> anyhow::Result<()> {
+    // Until this process serves the old one does: its last word is the node's. It has no table that is
+    // newer, so no drain counts as safe that began since.
+    let last = predecessor.as_ref().map(|predecessor| predecessor.report.clone());
+    let (to_control_plane, reports) = watch::channel(last.clone().unwrap_or_default());
+    let (to_former, former) = watch::channel(last);
+    let oldest = predecessor.as_ref().map_or(Epoch(0), |predecessor| predecessor.epoch);
+    let mut wiring = Wiring::new(config, reports, oldest);
+    let mut control_plane = wiring.start(sockets.control_plane).await.context("the control plane cannot start")?;
+    let (config, leave) = (wiring.config.clone(), wiring.leave.clone());
     watch_signals(leave.clone())?;
+    successor::watch_signal()?;
 
-    let mut table = control_plane.table();
+    let mut table = wiring.table.subscribe();
     let mut balancer = tokio::select! {
-        () = first_table(&mut table) => {
-            let balancer = Balancer::start(balancer_config(&config, control_plane.node()), table).context("the data plane cannot start")?;
+        () = first_table(&mut table, oldest) => {
+            let balancer = balancer_config(&config, control_plane.node());
+            let balancer = Balancer::start_on(balancer, sockets.listeners, table).context("the data plane cannot start")?;
             for address in balancer.addresses() {
                 info!(%address, "listening");
             }
-            metrics.fill(balancer.metrics());
-            systemd::tell(Told::Ready);
+            wiring.metrics.fill(balancer.metrics());
             Some(balancer)
         }
+        () = revoked(&mut predecessor) => anyhow::bail!("the old process has gone back to service: this one was late"),
         () = leave.requested() => None,
         part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
     };
-    if let Some(balancer) = &mut balancer {
-        tokio::spawn(forward_reports(balancer.reports(), to_control_plane));
-        tokio::select! {
-            () = leave.requested() => {}
-            part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
-            worker = balancer.failed() => anyhow::bail!("the data plane's {worker} has ended"),
+    let mut former_gone = None;
+    if let Some(predecessor) = predecessor
+        && let Some(serving) = balancer.take()
+    {
+        match predecessor.serving().await {
+            Ok(former) => former_gone = Some(tokio::spawn(former.follow(to_former))),
+            Err(error) => {
+                // Clients have come here already.
+                control_plane.shutdown().await;
+                end_clients(&config.drain, serving).await;
+                return Err(error);
+            }
+        }
+        balancer = Some(serving);
+    }
+    if let Some(serving) = &mut balancer {
+        systemd::tell(Told::Ready);
+        // Not before: until this process serves, the old one is asked.
+        let offer = Offer::open(&config.node.data_dir);
+        tokio::spawn(forward_reports(serving.reports(), former, to_control_plane));
+        loop {
+            let taker = tokio::select! {
+                () = leave.requested() => break,
+                part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
+                worker = serving.failed() => anyhow::bail!("the data plane's {worker} has ended"),
+                taker = offer.taker() => taker,
+            };
+            let (kept, passed) = match sockets_twice(serving, &control_plane) {
+                Ok(sockets) => sockets,
+                Err(error) => {
+                    warn!(%error, "the sockets cannot be passed to another process");
+                    continue;
+                }
+            };
+            info!("another process takes over: the control plane stops, clients are served on");
+            control_plane.hand_leadership_over().await;
+            control_plane.shutdown().await;
+            let epoch = wiring.table.borrow().epoch;
+            // With what the process before this one has told of itself, if it is still there.
+            let reports = wiring.reports.clone();
+            let report = reports.borrow().clone();
+            match taker.give(passed, epoch, report).await {
+                Ok(successor) => {
+                    // Whoever else has asked is to ask the new one, and what the new one does not listen on any
+                    // more is not kept open by this one.
+                    drop((offer, kept));
+                    tokio::spawn(successor.tell(reports));
+                    let balancer = balancer.take().expect("it serves");
+                    info!("the new process serves: this one ends with what runs on it");
+                    end_clients(&config.drain, balancer).await;
+                    if let Some(former_gone) = former_gone {
+                        // The new one hears of it through this one only. It ends within its own deadline.
+                        let _ = former_gone.await;
+                    }
+                    info!("this process has handed over and ends");
+                    return Ok(());
+                }
+                Err(error) => warn!(%error, "the new process did not take over: going back to full service"),
+            }
+            match wiring.start_again(kept).await {
+                Ok(Some(again)) => control_plane = again,
+                // Without a control plane: asked to leave meanwhile, or there is none to be had.
+                ended => {
+                    let balancer = balancer.take().expect("it serves");
+                    systemd::tell(Told::Stopping);
+                    leave_clients(&config.drain, balancer).await;
+                    return ended.map(|_| ()).context("the control plane cannot start again");
+                }
+            }
+            info!("back in full service");
         }
     }
 
@@ -79,56 +173,28 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn start_control_plane(
-    config: &Config,
-    reports: watch::Receiver<NodeReport>,
-    metrics: &MetricsSlot,
-) -> anyhow::Result<ControlPlane> {
-    let token = config.admin.token.as_ref().map(|token| BearerToken::new(&String::from_utf8_lossy(token.bytes())));
-    let token = token.transpose().context("the admin token cannot be used")?;
-    let control_plane = ControlPlaneConfig {
-        name: config.node.name.clone(),
-        data_dir: config.node.data_dir.clone(),
-        fleet: config.fleet.as_ref().map(|fleet| FleetConfig {
-            listen: fleet.listen,
-            advertise: fleet.advertise.to_string(),
-            founders: fleet.founders.iter().map(ToString::to_string).collect(),
-            credentials: credentials(&fleet.trust),
-            join_token: fleet.join_token.as_ref().map(|token| String::from_utf8_lossy(token.bytes()).into_owned()),
-        }),
-        admin: AdminConfig { listen: config.admin.listen, advertise: admin_url(&config.admin), token },
-        initial: config.initial.commands.clone(),
-        metrics: Some(metrics.hook()),
-    };
-    ControlPlane::start(control_plane, reports).await.context("the control plane cannot start")
+/// The control plane's listening sockets, to start it again on, and those of both planes for another process.
+fn sockets_twice(balancer: &Balancer, control_plane: &ControlPlane) -> std::io::Result<(GivenSockets, Vec<OwnedFd>)> {
+    let kept = control_plane.sockets()?;
+    let GivenSockets { admin, peers } = kept.try_clone()?;
+    let mut passed: Vec<OwnedFd> = balancer.sockets()?.into_iter().map(OwnedFd::from).collect();
+    passed.extend(admin.into_iter().chain(peers).map(OwnedFd::from));
+    Ok((kept, passed))
 }
 
-fn credentials(trust: &config::PeerTrust) -> Credentials {
-    match trust {
-        config::PeerTrust::Secret { secret, previous } => Credentials::Secret {
-            secret: secret.bytes().to_vec(),
-            previous: previous.as_ref().map(|previous| previous.bytes().to_vec()),
-        },
-        config::PeerTrust::Given { authorities, own, name } => Credentials::Given(GivenFiles {
-            authorities: authorities.clone(),
-            certificate: own.certificate.clone(),
-            key: own.key.clone(),
-            name: name.clone(),
-        }),
+/// Never without a process to take over from.
+async fn revoked(predecessor: &mut Option<Predecessor>) {
+    match predecessor {
+        Some(predecessor) => predecessor.revoked().await,
+        None => std::future::pending().await,
     }
-}
-
-/// Where people find the admin API: as configured, else where it listens if that is one address.
-fn admin_url(admin: &config::Admin) -> Option<String> {
-    let listens = (!admin.listen.ip().is_unspecified()).then(|| format!("http://{}", admin.listen));
-    admin.advertise.clone().or(listens)
 }
 
 /// Waits for the first table by which sessions can be kept: before the fleet has agreed on a key
 /// for its cookies, a session that begins would be lost at its next request.
-async fn first_table(table: &mut watch::Receiver<Arc<Table>>) {
+async fn first_table(table: &mut watch::Receiver<Arc<Table>>, oldest: Epoch) {
     // An error means that the control plane has ended, which is noticed elsewhere.
-    if table.wait_for(|table| table.epoch > Epoch(0) && table.sealer.can_seal()).await.is_err() {
+    if table.wait_for(|table| table.epoch >= oldest.max(Epoch(1)) && table.sealer.can_seal()).await.is_err() {
         std::future::pending().await
     }
 }
@@ -138,6 +204,11 @@ async fn first_table(table: &mut watch::Receiver<Arc<Table>>) {
 async fn leave_clients(drain: &config::Drain, balancer: Balancer) {
     info!(settle_ms = drain.settle.as_millis() as u64, "leaving: not ready any more, still accepting");
     tokio::time::sleep(drain.settle).await;
+    end_clients(drain, balancer).await;
+}
+
+/// Connections are told to go, and end with what runs on them.
+async fn end_clients(drain: &config::Drain, balancer: Balancer) {
     info!(
         connections = balancer.open_connections(),
         deadline_ms = drain.deadline.as_millis() as u64,
@@ -148,12 +219,25 @@ async fn leave_clients(drain: &config::Drain, balancer: Balancer) {
     }
 }
 
-async fn forward_reports(mut reports: watch::Receiver<NodeReport>, to: watch::Sender<NodeReport>) {
+/// Reports of this process, and of the one before it for as long as that serves.
+async fn forward_reports(
+    mut reports: watch::Receiver<NodeReport>,
+    mut former: watch::Receiver<Option<NodeReport>>,
+    to: watch::Sender<NodeReport>,
+) {
+    let (mut ended, mut gone) = (false, false);
     loop {
         let report = reports.borrow_and_update().clone();
-        to.send_replace(report);
-        if reports.changed().await.is_err() {
-            return;
+        let former_report = former.borrow_and_update().clone();
+        // Until there is a word of this process, the old one's last stands.
+        if report.epoch.is_some() {
+            to.send_replace(handover::both(report, former_report.as_ref()));
+        }
+        tokio::select! {
+            changed = reports.changed(), if !ended => ended = changed.is_err(),
+            changed = former.changed(), if !gone => gone = changed.is_err(),
+            // The sender ends: nothing more is to be told.
+            else => return,
         }
     }
 }
@@ -226,25 +310,6 @@ fn listener_tls(tls: &config::ListenerTls) -> tidelock_balancer::ListenerTls {
             authorities: authorities.clone(),
             required: tls.client_auth == config::ClientAuth::Required,
         }),
-    }
-}
-
-/// The place of the data plane's metrics in the control plane's, filled when there are any.
-#[derive(Clone, Default)]
-struct MetricsSlot(Arc<std::sync::OnceLock<tidelock_balancer::Metrics>>);
-
-impl MetricsSlot {
-    fn fill(&self, metrics: tidelock_balancer::Metrics) {
-        let _ = self.0.set(metrics);
-    }
-
-    fn hook(&self) -> Arc<dyn Fn(&mut String) + Send + Sync> {
-        let slot = self.0.clone();
-        Arc::new(move |text| {
-            if let Some(metrics) = slot.get() {
-                metrics.write(text);
-            }
-        })
     }
 }
 

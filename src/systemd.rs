@@ -24,8 +24,9 @@ pub(crate) fn tell(told: Told) {
 
 fn send(socket: &OsStr, told: Told) -> io::Result<()> {
     let text = match told {
-        Told::Ready => "READY=1\nSTATUS=serving",
-        Told::Stopping => "STOPPING=1\nSTATUS=sending clients away",
+        // The process that took over is the main one from here on.
+        Told::Ready => format!("READY=1\nSTATUS=serving\nMAINPID={}", std::process::id()),
+        Told::Stopping => "STOPPING=1\nSTATUS=sending clients away".to_owned(),
     };
     // An abstract name is written with an @.
     let address = match socket.as_bytes().strip_prefix(b"@") {

@@ -155,6 +155,21 @@ impl Registry {
     }
 }
 
+/// Gives the workers the table after `current`.
+pub(crate) fn give(
+    registry: &Registry,
+    tickets: &FleetTickets,
+    workers: &watch::Sender<Arc<Table>>,
+    current: &Table,
+    next: &Arc<Table>,
+) {
+    // Gates first: from here on no worker takes what the new table refuses, whichever table it reads.
+    registry.apply(&changes(current, next));
+    registry.pace(current, next);
+    tickets.adopt(next);
+    workers.send_replace(next.clone());
+}
+
 /// Carries tables to the workers and reports back, until the control plane's end of the tables is
 /// gone.
 pub(crate) async fn run(
@@ -166,18 +181,14 @@ pub(crate) async fn run(
     reports: watch::Sender<NodeReport>,
     stage: watch::Receiver<Stage>,
 ) {
-    let mut current = Arc::new(Table::empty());
+    // The first was given before there were workers.
+    let mut current = workers.borrow().clone();
     let mut ticks = tokio::time::interval(REPORT_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let next = tables.borrow_and_update().clone();
         if !Arc::ptr_eq(&next, &current) {
-            // Gates first: from here on no worker takes what the new table refuses, whichever
-            // table it reads.
-            registry.apply(&changes(&current, &next));
-            registry.pace(&current, &next);
-            tickets.adopt(&next);
-            workers.send_replace(next.clone());
+            give(&registry, &tickets, &workers, &current, &next);
             current = next;
         }
         registry.pace_leaving();

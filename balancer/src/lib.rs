@@ -40,8 +40,8 @@ mod websocket;
 mod worker;
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -52,6 +52,7 @@ use tokio_util::task::TaskTracker;
 use tracing::error;
 
 pub use config::{ClientAuth, Config, Limits, ListenAddress, ListenerConfig, ListenerTls, Timeouts, TlsFiles};
+pub use listener::Bound;
 pub use tls::TlsError;
 
 use clients::Clients;
@@ -75,6 +76,9 @@ pub struct Balancer {
     log_writer: Option<JoinHandle<()>>,
     open: Arc<AtomicUsize>,
     registry: Arc<Registry>,
+    /// Each listening socket once more, to be given to another process. None from the leaving on: they
+    /// would keep open what nobody accepts from.
+    sockets: Mutex<Vec<Bound>>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -101,9 +105,21 @@ impl Balancer {
     /// Binds the listeners, starts the workers, and follows `tables`. Must be called within a
     /// tokio runtime, which carries the feed.
     pub fn start(config: Config, tables: watch::Receiver<Arc<Table>>) -> Result<Balancer, StartError> {
+        Balancer::start_on(config, Vec::new(), tables)
+    }
+
+    /// The same with sockets that somebody else has bound, in the order of the configuration's
+    /// listeners. A listener for which there is none is bound.
+    pub fn start_on(
+        config: Config,
+        given: Vec<Vec<Bound>>,
+        tables: watch::Receiver<Arc<Table>>,
+    ) -> Result<Balancer, StartError> {
+        let mut given = given.into_iter();
         let count = config.workers.max(1);
         let mut sockets: Vec<Vec<Listener>> = (0..count).map(|_| Vec::new()).collect();
         let mut addresses = Vec::new();
+        let mut kept = Vec::new();
         let open = Arc::new(AtomicUsize::new(0));
         let tickets = FleetTickets::new();
         let mut certificates = Vec::new();
@@ -116,13 +132,19 @@ impl Balancer {
                     Some(tls::acceptor(tls, read, tickets.clone())?)
                 }
             };
-            let bound = listener::bind(&listener.address, count);
+            let given = given.next().unwrap_or_default();
+            let bound = listener::bind_or_share(&listener.address, given, count);
             let address = listener.address.clone();
             let (address, bound) = bound.map_err(|source| StartError::Bind { address, source })?;
+            kept.extend(
+                listener::once_more(&bound).map_err(|source| StartError::Bind { address: address.clone(), source })?,
+            );
             addresses.push(address);
-            for (worker, socket) in sockets.iter_mut().zip(bound) {
-                let (tls, open) = (tls.clone(), open.clone());
-                worker.push(Listener { socket, tls, proxy_protocol: listener.proxy_protocol, open });
+            for (worker, share) in sockets.iter_mut().zip(bound) {
+                for socket in share {
+                    let (tls, open) = (tls.clone(), open.clone());
+                    worker.push(Listener { socket, tls, proxy_protocol: listener.proxy_protocol, open });
+                }
             }
         }
         let identity = match &config.endpoint_identity {
@@ -142,6 +164,9 @@ impl Balancer {
         let (config, stage, stage_end) = (Arc::new(config), stage_seen.clone(), stage_seen.clone());
         let shared = Shared { config, registry: registry.clone(), clients, stage, log, identity };
         let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));
+        // Before there is a worker: one without it would tell clients that there is no such host.
+        let first = tables.borrow().clone();
+        feed::give(&registry, &tickets, &to_workers, &Table::empty(), &first);
         let (reporter, reports) = watch::channel(NodeReport::default());
         let mut counters: Vec<Arc<Counters>> = (0..count).map(|_| Arc::default()).collect();
         let mut workers = Vec::new();
@@ -167,7 +192,18 @@ impl Balancer {
         counters.push(counters_of_checks);
         tokio::spawn(feed::run(registry.clone(), observations, tickets, tables, to_workers, reporter, stage_seen));
         tokio::spawn(follow_certificates(certificates, stage_end));
-        Ok(Balancer { addresses, reports, counters, stage: to_stage, workers, ended, log_writer, open, registry })
+        Ok(Balancer {
+            addresses,
+            reports,
+            counters,
+            stage: to_stage,
+            workers,
+            ended,
+            log_writer,
+            open,
+            registry,
+            sockets: Mutex::new(kept),
+        })
     }
 
     /// What the listeners are bound to, in the order of the configuration.
@@ -181,6 +217,11 @@ impl Balancer {
 
     pub fn metrics(&self) -> Metrics {
         Metrics(self.counters.clone())
+    }
+
+    /// The listening sockets, for another process that accepts from them too.
+    pub fn sockets(&self) -> io::Result<Vec<Bound>> {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Bound::try_clone).collect()
     }
 
     /// Open downstream connections.
@@ -200,6 +241,7 @@ impl Balancer {
     /// No new connection from here on; those that are open are told to go (GOAWAY, `connection:
     /// close`) and end with what runs on them.
     pub fn leave(&self) {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.stage.send_replace(Stage::Leaving);
     }
 

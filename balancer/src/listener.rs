@@ -1,9 +1,10 @@
 //! Listening sockets: one for each worker on each address, by SO_REUSEPORT, so that the kernel
 //! spreads connections and workers share nothing. Workers share a socket in the file system, which
-//! has no such thing.
+//! has no such thing, and share those that they were given when there are fewer than workers.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::Path;
@@ -28,19 +29,86 @@ const BACKLOG: i32 = 4_096;
 
 /// A listening socket, before it is a worker's.
 #[derive(Debug)]
-pub(crate) enum Bound {
+pub enum Bound {
     Tcp(StdListener),
     Unix(StdUnixListener),
 }
 
+impl From<Bound> for OwnedFd {
+    fn from(socket: Bound) -> OwnedFd {
+        match socket {
+            Bound::Tcp(listener) => listener.into(),
+            Bound::Unix(listener) => listener.into(),
+        }
+    }
+}
+
+/// The sockets of each worker, and where they listen: the given ones, else newly bound ones.
+pub(crate) fn bind_or_share(
+    address: &ListenAddress,
+    given: Vec<Bound>,
+    workers: usize,
+) -> io::Result<(ListenAddress, Vec<Vec<Bound>>)> {
+    if let Some(first) = given.first() {
+        return Ok((first.address()?, share(given, workers)?));
+    }
+    let (address, bound) = bind(address, workers)?;
+    Ok((address, bound.into_iter().map(|socket| vec![socket]).collect()))
+}
+
 /// Binds the sockets of all workers, and says where. Port zero takes a free port, the same for each.
-pub(crate) fn bind(address: &ListenAddress, workers: usize) -> io::Result<(ListenAddress, Vec<Bound>)> {
+fn bind(address: &ListenAddress, workers: usize) -> io::Result<(ListenAddress, Vec<Bound>)> {
     match address {
         ListenAddress::Ip(address) => {
             let (address, sockets) = bind_tcp(*address, workers)?;
             Ok((ListenAddress::Ip(address), sockets))
         }
         ListenAddress::Unix(path) => Ok((address.clone(), bind_unix(path, workers)?)),
+    }
+}
+
+/// Gives sockets that somebody else has bound to the workers. Each worker has one, and each socket
+/// has a worker: one that nobody accepts from would let its part of the connections wait for ever.
+fn share(given: Vec<Bound>, workers: usize) -> io::Result<Vec<Vec<Bound>>> {
+    let mut shares: Vec<Vec<Bound>> = (0..workers).map(|_| Vec::new()).collect();
+    for worker in given.len()..workers {
+        shares[worker].push(given[worker % given.len()].try_clone()?);
+    }
+    for (index, socket) in given.into_iter().enumerate() {
+        socket.set_nonblocking()?;
+        shares[index % workers].push(socket);
+    }
+    Ok(shares)
+}
+
+/// Clones of the workers' sockets. Workers may share one: it comes twice then, which does no harm.
+pub(crate) fn once_more(shares: &[Vec<Bound>]) -> io::Result<Vec<Bound>> {
+    shares.iter().flatten().map(Bound::try_clone).collect()
+}
+
+impl Bound {
+    pub fn address(&self) -> io::Result<ListenAddress> {
+        match self {
+            Bound::Tcp(listener) => listener.local_addr().map(ListenAddress::Ip),
+            Bound::Unix(listener) => {
+                let address = listener.local_addr()?;
+                Ok(ListenAddress::Unix(address.as_pathname().map(Path::to_owned).unwrap_or_default()))
+            }
+        }
+    }
+
+    pub(crate) fn try_clone(&self) -> io::Result<Bound> {
+        Ok(match self {
+            Bound::Tcp(listener) => Bound::Tcp(listener.try_clone()?),
+            Bound::Unix(listener) => Bound::Unix(listener.try_clone()?),
+        })
+    }
+
+    fn set_nonblocking(&self) -> io::Result<()> {
+        match self {
+            Bound::Tcp(listener) => listener.set_nonblocking(true),
+            Bound::Unix(listener) => listener.set_nonblocking(true),
+        }
     }
 }
 
@@ -180,5 +248,24 @@ impl Drop for OpenGuard {
     fn drop(&mut self) {
         self.worker.counters.connections.subtract();
         self.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_worker_has_a_given_socket_and_each_socket_a_worker() {
+        for (given, workers) in [(1, 3), (2, 3), (3, 3), (5, 3), (3, 1)] {
+            let sockets: Vec<Bound> =
+                (0..given).map(|_| Bound::Tcp(StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())).collect();
+            let addresses: Vec<ListenAddress> = sockets.iter().map(|socket| socket.address().unwrap()).collect();
+            let shares = share(sockets, workers).unwrap();
+            assert_eq!(shares.len(), workers);
+            assert!(shares.iter().all(|share| !share.is_empty()), "{given} sockets, {workers} workers");
+            let accepted: Vec<ListenAddress> = shares.iter().flatten().map(|s| s.address().unwrap()).collect();
+            assert!(addresses.iter().all(|address| accepted.contains(address)), "{given} sockets, {workers} workers");
+        }
     }
 }

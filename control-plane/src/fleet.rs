@@ -8,10 +8,10 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tidelock_core::command::Command;
-use tidelock_core::id::{Name, NodeId};
+use tidelock_core::id::{Epoch, Name, NodeId};
 use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
 use tokio::net::TcpListener;
@@ -26,7 +26,7 @@ use crate::api::{self, Context, explain};
 use crate::apply::Machine;
 use crate::metrics::MetricsHook;
 use crate::publish::{self, Published};
-use crate::raft::{self, Question, RedbStore, Report};
+use crate::raft::{self, Question, RedbStore, Report, Role};
 use chores::Chores;
 use consensus::Consensus;
 use exchange::Exchange;
@@ -46,6 +46,12 @@ pub(crate) mod roster;
 /// to `leave?wait=true` is among them.
 pub(crate) const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// How long a client that has connected may take to begin with its request then.
+const FIRST_WORDS: Duration = Duration::from_millis(500);
+
+/// A hand-over of leadership takes two round trips; Raft itself gives up within an election's time.
+const ANOTHER_LEADS_WITHIN: Duration = Duration::from_secs(2);
+
 pub struct ControlPlaneConfig {
     /// Unique in the fleet.
     pub name: Name,
@@ -59,6 +65,26 @@ pub struct ControlPlaneConfig {
     pub initial: Vec<Command>,
     /// Appends the data plane's metrics to `/metrics`.
     pub metrics: Option<MetricsHook>,
+    pub sockets: GivenSockets,
+    /// The admin API answers from this table on; requests wait until then. Above zero for a node that was
+    /// there a moment ago, which must not say that it has none.
+    pub answers_from: Epoch,
+    /// The node's leaving, which outlives a control plane that is stopped and started again.
+    pub leave: Leave,
+}
+
+/// Listening sockets that somebody else has bound, or for somebody else. One that is missing is bound at the start.
+#[derive(Debug, Default)]
+pub struct GivenSockets {
+    pub admin: Option<std::net::TcpListener>,
+    pub peers: Option<std::net::TcpListener>,
+}
+
+impl GivenSockets {
+    pub fn try_clone(&self) -> std::io::Result<GivenSockets> {
+        let again = |socket: &Option<std::net::TcpListener>| socket.as_ref().map(|it| it.try_clone()).transpose();
+        Ok(GivenSockets { admin: again(&self.admin)?, peers: again(&self.peers)? })
+    }
 }
 
 /// This node's place among others.
@@ -104,6 +130,9 @@ pub struct ControlPlane {
     stop: CancellationToken,
     tasks: JoinSet<&'static str>,
     consensus: Consensus,
+    published: Published,
+    roster: watch::Receiver<Roster>,
+    sockets: GivenSockets,
 }
 
 /// What differs between Raft and the tests' stand-in for it.
@@ -124,14 +153,15 @@ impl ControlPlane {
     /// `reports` is the data plane's word: with no epoch until it reads a first table. It may end;
     /// this node then counts as missing.
     pub async fn start(
-        config: ControlPlaneConfig,
+        mut config: ControlPlaneConfig,
         reports: watch::Receiver<NodeReport>,
     ) -> Result<ControlPlane, StartError> {
         let fleet = match &config.fleet {
             Some(fleet) => {
                 let address = fleet.listen;
                 let failed = |source| StartError::ListenPeers { address, source };
-                Some(place(&config, fleet, TcpListener::bind(address).await.map_err(failed)?))
+                let listener = listen(address, &mut config.sockets.peers).await.map_err(failed)?;
+                Some(place(&config, fleet, listener))
             }
             None => None,
         };
@@ -162,7 +192,7 @@ impl ControlPlane {
     }
 
     async fn assemble(
-        config: ControlPlaneConfig,
+        mut config: ControlPlaneConfig,
         reports: watch::Receiver<NodeReport>,
         agreement: Agreement,
     ) -> Result<ControlPlane, StartError> {
@@ -170,11 +200,12 @@ impl ControlPlane {
         let address = config.admin.listen;
         let failed = |source| StartError::ListenAdmin { address, source };
         let cut = CancellationToken::new();
-        let listener = AdminListener::bind(address, cut.clone()).await.map_err(failed)?;
+        let listener =
+            AdminListener::new(listen(address, &mut config.sockets.admin).await.map_err(failed)?, cut.clone());
         let admin_addr = listener.address().map_err(failed)?;
 
         let (roster, roster_rx) = watch::channel(Roster::new());
-        let (leave, stop) = (Leave::default(), CancellationToken::new());
+        let (leave, stop) = (config.leave, CancellationToken::new());
         let exchange = Exchange {
             consensus: consensus.clone(),
             published: published.clone(),
@@ -195,8 +226,8 @@ impl ControlPlane {
         let table = published.table.clone();
         let context = Context {
             consensus: consensus.clone(),
-            published,
-            roster: roster_rx,
+            published: published.clone(),
+            roster: roster_rx.clone(),
             events: Events::new(),
             leave: leave.clone(),
             node: config.name,
@@ -212,9 +243,25 @@ impl ControlPlane {
         owned(&mut tasks, "event broadcast", &stop, events::broadcast(context.clone()));
         owned(&mut tasks, "answers to nodes", &stop, explain::answer(context.clone(), questions));
         owned(&mut tasks, "Raft", &stop, ended(consensus.clone()));
-        tasks.spawn(serve(listener, context, stop.clone(), cut));
+        let (mut seen, stopped) = (table.clone(), stop.clone());
+        tasks.spawn(async move {
+            let has_it = seen.wait_for(|table| table.epoch >= config.answers_from);
+            // None: stopped before. An error is the end of the tables, which another task reports.
+            let _ = stopped.run_until_cancelled(has_it).await;
+            serve(listener, context, stopped, cut).await
+        });
         tracing::info!(address = %admin_addr, "the admin API listens");
-        Ok(ControlPlane { table, admin_addr, leave, stop, tasks, consensus })
+        Ok(ControlPlane {
+            table,
+            admin_addr,
+            leave,
+            stop,
+            tasks,
+            consensus,
+            published,
+            roster: roster_rx,
+            sockets: config.sockets,
+        })
     }
 
     /// The newest table; at the start the empty one, with epoch 0.
@@ -238,6 +285,11 @@ impl ControlPlane {
         self.leave.clone()
     }
 
+    /// The listening sockets, for another process or another start.
+    pub fn sockets(&self) -> std::io::Result<GivenSockets> {
+        self.sockets.try_clone()
+    }
+
     /// Returns when a part of the control plane has ended that never should, with its name: the
     /// wiring ends the process then.
     pub async fn failed(&mut self) -> String {
@@ -248,12 +300,43 @@ impl ControlPlane {
         }
     }
 
+    /// Lets another voter lead, if this node does and there is one: for a stop after which the node comes
+    /// back. Returns when another one leads, or after a moment: then the others elect one.
+    pub async fn hand_leadership_over(&self) {
+        let mut status = self.consensus.watch_status();
+        let raft = status.borrow_and_update().clone();
+        if raft.role != Role::Leader {
+            return;
+        }
+        let members = self.roster.borrow().members(&raft, &[], Instant::now());
+        let Some(to) = members::successor(&self.published.state(), &raft, &members) else { return };
+        self.consensus.hand_over(to);
+        let another = status.wait_for(|now| now.leader.is_some_and(|leader| leader != raft.id));
+        match tokio::time::timeout(ANOTHER_LEADS_WITHIN, another).await {
+            Ok(_) => tracing::info!(%to, "this node has handed its leadership over"),
+            Err(_) => tracing::warn!(%to, "the leadership was not taken in time: the others elect a leader"),
+        }
+    }
+
     /// Finishes the answers that are under way, for a moment, ends every task and closes the log.
     pub async fn shutdown(mut self) {
+        // Kept open they would hold connections that nobody accepts.
+        self.sockets = GivenSockets::default();
         self.stop.cancel();
         while self.tasks.join_next().await.is_some() {}
         self.consensus.stop().await;
     }
+}
+
+/// The given socket, else a new one, of which `given` keeps a clone.
+async fn listen(address: SocketAddr, given: &mut Option<std::net::TcpListener>) -> std::io::Result<TcpListener> {
+    let socket = match given.take() {
+        Some(given) => given,
+        None => TcpListener::bind(address).await?.into_std()?,
+    };
+    socket.set_nonblocking(true)?;
+    *given = Some(socket.try_clone()?);
+    TcpListener::from_std(socket)
 }
 
 fn place(config: &ControlPlaneConfig, fleet: &FleetConfig, listener: TcpListener) -> raft::Fleet {
@@ -298,7 +381,12 @@ async fn serve(
     cut: CancellationToken,
 ) -> &'static str {
     let router = api::router(context);
-    let server = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let (silent, stopped) = (listener.silent(), stop.clone());
+    let quiet = async move {
+        stopped.cancelled().await;
+        let _ = tokio::time::timeout(FIRST_WORDS, silent.heard()).await;
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(quiet);
     let mut server = std::pin::pin!(server.into_future());
     let late = async {
         stop.cancelled().await;

@@ -17,7 +17,7 @@ mod ui;
 
 pub use api::auth::{BearerToken, InvalidToken};
 pub use fleet::leave::{Leave, LeaveState};
-pub use fleet::{AdminConfig, ControlPlane, ControlPlaneConfig, FleetConfig, StartError};
+pub use fleet::{AdminConfig, ControlPlane, ControlPlaneConfig, FleetConfig, GivenSockets, StartError};
 pub use metrics::MetricsHook;
 pub use raft::{Credentials, GivenFiles};
 

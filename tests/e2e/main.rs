@@ -3,6 +3,7 @@
 //! `support` holds the fleet and the clients; each other module is a story that an operator would
 //! recognise. Nothing here waits by sleeping: it waits for what it wants to see, with a deadline.
 
+mod activation;
 mod bad_input;
 mod browser;
 mod clocks;
@@ -14,6 +15,7 @@ mod elixir_stops;
 mod explain;
 mod fleet;
 mod gaps;
+mod handover;
 mod health;
 mod keys;
 mod membership;

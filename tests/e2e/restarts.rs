@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::support::api::Api;
 use crate::support::eventually;
-use crate::support::fleet::{Fleet, READY};
+use crate::support::fleet::{Fleet, Node, READY};
 use crate::support::http::{H1, H2, NotWhole, get, h1};
 use crate::support::traffic::{Account, check_pattern};
 use crate::support::writes::{Writes, until_agreed};
@@ -133,5 +133,15 @@ async fn a_rolling_restart_of_the_fleet_under_load_fails_no_request() {
         result.expect("no client panicked");
     }
     account.assert_clean().await;
+    // What a client sends again because it was not processed was not: the nodes have seen each request once.
+    let done = account.done.load(Ordering::Relaxed) as usize;
+    let seen = |node: &Node| {
+        let log = std::fs::read_to_string(&node.log).unwrap_or_default();
+        log.lines().filter(|line| line.contains(r#""path":"/stream""#)).count()
+    };
+    eventually("each request is in a log once", READY, async || {
+        (fleet.nodes.iter().map(seen).sum::<usize>() == done).then_some(())
+    })
+    .await;
     until_agreed(&fleet, &acknowledged).await;
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
@@ -25,13 +25,51 @@ pub(crate) struct AdminListener {
     inner: TcpListener,
     places: Arc<Semaphore>,
     cut: CancellationToken,
+    last: CancellationToken,
+    silent: watch::Sender<usize>,
+}
+
+/// Connections whose client has not said anything yet.
+pub(crate) struct Silent {
+    last: CancellationToken,
+    count: watch::Receiver<usize>,
+}
+
+impl Silent {
+    /// No more connections are accepted. Returns when the client of each has begun with its request: one
+    /// that has connected is about to, and a server that stops closes it without a word before.
+    pub(crate) async fn heard(mut self) {
+        self.last.cancel();
+        // An error is the end of the listener and of all connections.
+        let _ = self.count.wait_for(|count| *count == 0).await;
+    }
+}
+
+/// One of the silent connections.
+struct Unheard(watch::Sender<usize>);
+
+impl Unheard {
+    fn new(count: &watch::Sender<usize>) -> Unheard {
+        count.send_modify(|count| *count += 1);
+        Unheard(count.clone())
+    }
+}
+
+impl Drop for Unheard {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
 }
 
 impl AdminListener {
     /// `cut` ends every connection at once. Their tasks are the server's and not ours to abort.
-    pub(crate) async fn bind(address: SocketAddr, cut: CancellationToken) -> io::Result<AdminListener> {
-        let inner = TcpListener::bind(address).await?;
-        Ok(AdminListener { inner, places: Arc::new(Semaphore::new(CONNECTIONS_MAX)), cut })
+    pub(crate) fn new(inner: TcpListener, cut: CancellationToken) -> AdminListener {
+        let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        AdminListener { inner, places, cut, last: CancellationToken::new(), silent: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn silent(&self) -> Silent {
+        Silent { last: self.last.clone(), count: self.silent.subscribe() }
     }
 
     pub(crate) fn address(&self) -> io::Result<SocketAddr> {
@@ -46,11 +84,16 @@ impl axum::serve::Listener for AdminListener {
     async fn accept(&mut self) -> (Connection, SocketAddr) {
         let place = self.places.clone().acquire_owned().await.expect("the semaphore is never closed");
         loop {
-            match self.inner.accept().await {
+            let accepted = tokio::select! {
+                biased;
+                () = self.last.cancelled() => std::future::pending().await,
+                accepted = self.inner.accept() => accepted,
+            };
+            match accepted {
                 Ok((stream, peer)) => {
                     // Without it small events wait for an acknowledgement; a failure costs only that.
                     let _ = stream.set_nodelay(true);
-                    return (Connection::new(stream, place, &self.cut), peer);
+                    return (Connection::new(stream, place, &self.cut, Unheard::new(&self.silent)), peer);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the admin listener cannot accept a connection");
@@ -71,12 +114,15 @@ pub(crate) struct Connection<S = TcpStream> {
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Until the client has said something.
+    unheard: Option<Unheard>,
     _place: OwnedSemaphorePermit,
 }
 
 impl<S> Connection<S> {
-    fn new(stream: S, place: OwnedSemaphorePermit, cut: &CancellationToken) -> Connection<S> {
-        Connection { stream, cut: Box::pin(cut.clone().cancelled_owned()), stalled: None, _place: place }
+    fn new(stream: S, place: OwnedSemaphorePermit, cut: &CancellationToken, unheard: Unheard) -> Connection<S> {
+        let cut = Box::pin(cut.clone().cancelled_owned());
+        Connection { stream, cut, stalled: None, unheard: Some(unheard), _place: place }
     }
 
     /// Fails once all connections are cut, and wakes the task then. The server reads for as long as
@@ -103,7 +149,11 @@ impl<S> Connection<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check_cut(cx)?;
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        if read.is_ready() {
+            self.unheard = None;
+        }
+        read
     }
 }
 
@@ -147,7 +197,8 @@ mod tests {
     async fn a_client_that_does_not_read_is_cut() {
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let (ours, _theirs) = tokio::io::duplex(16);
-        let mut connection = Connection::new(ours, place, &CancellationToken::new());
+        let mut connection =
+            Connection::new(ours, place, &CancellationToken::new(), Unheard::new(&watch::Sender::new(0)));
         let began = tokio::time::Instant::now();
         let written = tokio::time::timeout(WRITE_STALL * 2, connection.write_all(&[0; 64])).await;
         let error = written.expect("it does not wait for ever").unwrap_err();
@@ -158,7 +209,8 @@ mod tests {
     async fn a_client_that_reads_slowly_is_not_cut() {
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut connection = Connection::new(ours, place, &CancellationToken::new());
+        let mut connection =
+            Connection::new(ours, place, &CancellationToken::new(), Unheard::new(&watch::Sender::new(0)));
         let reader = async {
             for _ in 0..4 {
                 tokio::time::sleep(WRITE_STALL - Duration::from_secs(1)).await;

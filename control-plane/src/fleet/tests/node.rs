@@ -8,6 +8,7 @@ use tidelock_core::report::Counts;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
+use crate::fleet::GivenSockets;
 use crate::fleet::consensus::local::Local;
 use crate::fleet::roster::Bulletin;
 
@@ -33,6 +34,9 @@ pub(crate) fn config() -> ControlPlaneConfig {
         admin: AdminConfig { listen: ([127, 0, 0, 1], 0).into(), advertise: None, token: None },
         initial: Vec::new(),
         metrics: None,
+        sockets: GivenSockets::default(),
+        answers_from: Epoch(0),
+        leave: Leave::default(),
     }
 }
 
