@@ -17,10 +17,12 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use rustix::net::{
@@ -118,8 +120,17 @@ pub(crate) struct Taker {
 
 impl Taker {
     /// Gives it the sockets and waits until it serves. From then on the node is its.
-    pub(crate) async fn give(self, sockets: Vec<OwnedFd>, epoch: Epoch, report: NodeReport) -> io::Result<Successor> {
-        blocking(move || {
+    ///
+    /// `cancelled`: the node shall end, so nobody takes over. What the other process says is not heard any more.
+    pub(crate) async fn give(
+        self,
+        sockets: Vec<OwnedFd>,
+        epoch: Epoch,
+        report: NodeReport,
+        cancelled: impl Future<Output = ()>,
+    ) -> io::Result<Successor> {
+        let ear = self.stream.try_clone()?;
+        let mut given = pin!(blocking(move || {
             let given = self.pass(&sockets, epoch, &report).and_then(|()| self.expect(SERVING, SERVES_WITHIN));
             match given.and_then(|()| (&self.stream).write_all(&[LEAVING])) {
                 Ok(()) => Ok(Successor(self.stream)),
@@ -128,8 +139,13 @@ impl Taker {
                     Err(error)
                 }
             }
-        })
-        .await
+        }));
+        tokio::select! {
+            given = &mut given => return given,
+            () = cancelled => {}
+        }
+        ear.shutdown(Shutdown::Read)?;
+        given.await
     }
 
     /// Returns when the other process has ended or cannot be helped.

@@ -131,7 +131,7 @@ async fn serve(config: Config, sockets: Sockets, mut predecessor: Option<Predece
             // With what the process before this one has told of itself, if it is still there.
             let reports = wiring.reports.clone();
             let report = reports.borrow().clone();
-            match taker.give(passed, epoch, report).await {
+            match taker.give(passed, epoch, report, leave.requested()).await {
                 Ok(successor) => {
                     // Whoever else has asked is to ask the new one, and what the new one does not listen on any
                     // more is not kept open by this one.

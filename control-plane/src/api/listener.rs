@@ -220,4 +220,23 @@ mod tests {
         let (written, ()) = tokio::join!(connection.write_all(&[0; 64]), reader);
         written.unwrap();
     }
+
+    #[tokio::test]
+    async fn who_has_just_connected_is_heard() {
+        use axum::serve::Listener as _;
+        let inner = TcpListener::bind((std::net::Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = inner.local_addr().unwrap();
+        let mut listener = AdminListener::new(inner, CancellationToken::new());
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = listener.accept().await;
+        let mut heard = Box::pin(listener.silent().heard());
+        tokio::select! {
+            biased;
+            () = &mut heard => panic!("it has said nothing"),
+            () = std::future::ready(()) => {}
+        }
+        client.write_all(b"G").await.unwrap();
+        connection.read_exact(&mut [0]).await.unwrap();
+        heard.await;
+    }
 }

@@ -163,6 +163,19 @@ async fn a_successor_that_is_killed_with_the_data_directory_in_its_hand() {
     assert_eq!(h1(fleet.nodes[0].http, get("/counter", "")).await.expect("an answer").status, 200);
 }
 
+/// SIGTERM meanwhile is not kept waiting for the one that would take over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_is_stopped_during_a_hand_over_leaves() {
+    let mut fleet = Fleet::with_demo(1, json!({ "kind": "cookie" })).await;
+    let (new, _taken) = stuck(&fleet);
+    until_logged(&new, "the admin API listens").await;
+    fleet.nodes[0].process.as_ref().expect("it runs").signal("TERM");
+    // Well below the time that the successor has.
+    let mut old = fleet.nodes[0].process.take().expect("it runs");
+    let ended = tokio::task::spawn_blocking(move || old.wait(READY / 2));
+    assert!(ended.await.expect("it leaves").success());
+}
+
 /// The same if nobody kills it but the old process, when its time is over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_successor_that_does_not_end_is_killed() {
