@@ -26,7 +26,7 @@ use crate::attempt::{ROUTE_FOR_FIELD, ROUTE_TO_FIELD, Routed};
 use crate::headers::{self, Client, Host};
 use crate::kept::Kept;
 use crate::learned::Which;
-use crate::lease::Lease;
+use crate::lease::{Lasts, Lease};
 use crate::respond::Reason;
 use crate::source::Source;
 use crate::upstream::Endpoint;
@@ -191,7 +191,10 @@ impl Exchange {
             let endpoint = &pool.endpoints[choice.endpoint];
             // The gate may have closed since the choice looked at it; then choose again.
             let lives_there = matches!(choice.placement, Placement::Kept | Placement::Routed);
-            if let Some(lease) = Lease::take(&endpoint.state, worker.index, lives_there) {
+            if let Some(mut lease) = Lease::take(&endpoint.state, worker.index, lives_there) {
+                if self.route.spec.is_long_poll(self.path.path()) {
+                    lease.lasts(Lasts::LongPoll);
+                }
                 if let Some(session) = choice.session
                     && lease.is_leaving()
                 {

@@ -64,16 +64,19 @@ struct Line {
     word: AtomicU64,
     websockets: AtomicU64,
     event_streams: AtomicU64,
+    long_polls: AtomicU64,
     /// Attempts by how they went; only the worker whose line it is writes them.
     good: Counter,
     failed: Counter,
 }
 
-/// What does not end by itself, and is counted apart.
+/// What lasts longer than other requests, and is counted apart. All but long polls do not end by
+/// themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lasts {
     WebSocket,
     EventStream,
+    LongPoll,
 }
 
 impl Line {
@@ -81,6 +84,7 @@ impl Line {
         match kind {
             Lasts::WebSocket => &self.websockets,
             Lasts::EventStream => &self.event_streams,
+            Lasts::LongPoll => &self.long_polls,
         }
     }
 }
@@ -142,6 +146,7 @@ impl EndpointState {
             requests: sum(|line| line.word.load(Ordering::Acquire) & COUNT),
             websockets: sum(|line| line.websockets.load(Ordering::Acquire)),
             event_streams: sum(|line| line.event_streams.load(Ordering::Acquire)),
+            long_polls: sum(|line| line.long_polls.load(Ordering::Acquire)),
         }
     }
 
@@ -192,9 +197,11 @@ impl Lease {
 
     /// Counts the request as one that lasts too.
     pub(crate) fn lasts(&mut self, kind: Lasts) {
-        if self.lasts.is_none() {
-            self.lasts = Some(kind);
-            self.state.lines[self.worker].lasting(kind).fetch_add(1, Ordering::AcqRel);
+        let line = &self.state.lines[self.worker];
+        line.lasting(kind).fetch_add(1, Ordering::AcqRel);
+        // What it turns out to be counts: a long poll's answer may be an event stream.
+        if let Some(before) = self.lasts.replace(kind) {
+            line.lasting(before).fetch_sub(1, Ordering::AcqRel);
         }
     }
 }
@@ -220,10 +227,11 @@ mod tests {
         let mut second = Lease::take(&state, 1, false).unwrap();
         second.lasts(Lasts::WebSocket);
         let mut third = Lease::take(&state, 1, false).unwrap();
+        third.lasts(Lasts::LongPoll);
         third.lasts(Lasts::EventStream);
         state.set_gate(Gate::Closed);
         assert!(Lease::take(&state, 0, true).is_none());
-        assert_eq!(state.counts(), Counts { requests: 3, websockets: 1, event_streams: 1 });
+        assert_eq!(state.counts(), Counts { requests: 3, websockets: 1, event_streams: 1, long_polls: 0 });
         drop(first);
         drop(third);
         drop(second);

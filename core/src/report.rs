@@ -64,6 +64,9 @@ pub struct Counts {
     /// Responses of type `text/event-stream`.
     #[serde(default)]
     pub event_streams: u64,
+    /// Of a route whose profile knows them. They end by themselves.
+    #[serde(default)]
+    pub long_polls: u64,
 }
 
 impl Counts {
@@ -82,5 +85,6 @@ impl std::ops::AddAssign for Counts {
         self.requests += other.requests;
         self.websockets += other.websockets;
         self.event_streams += other.event_streams;
+        self.long_polls += other.long_polls;
     }
 }

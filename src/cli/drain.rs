@@ -119,6 +119,7 @@ pub(super) fn list(drains: &[view::Drain]) -> String {
         "REQUESTS",
         "WEBSOCKETS",
         "EVENTS",
+        "POLLS",
         "MISSING",
         "REASON",
     ]);
@@ -133,6 +134,7 @@ pub(super) fn list(drains: &[view::Drain]) -> String {
             drain.requests.to_string(),
             drain.websockets.to_string(),
             drain.event_streams.to_string(),
+            drain.long_polls.to_string(),
             if drain.missing.is_empty() { "-".into() } else { drain.missing.join(",") },
             drain.reason.clone(),
         ]);
@@ -141,12 +143,13 @@ pub(super) fn list(drains: &[view::Drain]) -> String {
 }
 
 fn show(drain: &view::Drain) -> String {
-    let mut nodes = Table::new(["NODE", "REPORTED", "REQUESTS", "WEBSOCKETS", "EVENTS"]);
+    let mut nodes = Table::new(["NODE", "REPORTED", "REQUESTS", "WEBSOCKETS", "EVENTS", "POLLS"]);
     for node in &drain.nodes {
         let counts = |count: u64| if node.reported { count.to_string() } else { "?".into() };
         let reported = if node.reported { "yes" } else { "no" };
         let (requests, websockets) = (counts(node.requests), counts(node.websockets));
-        nodes.row([node.node.clone(), reported.into(), requests, websockets, counts(node.event_streams)]);
+        let (event_streams, long_polls) = (counts(node.event_streams), counts(node.long_polls));
+        nodes.row([node.node.clone(), reported.into(), requests, websockets, event_streams, long_polls]);
     }
     format!("{}\n{}", list(std::slice::from_ref(drain)), nodes.render())
 }

@@ -159,6 +159,7 @@ pub(super) struct Drain {
     pub(super) requests: u64,
     pub(super) websockets: u64,
     pub(super) event_streams: u64,
+    pub(super) long_polls: u64,
     /// That have come lately.
     pub(super) sessions: Option<u64>,
     pub(super) safe: bool,
@@ -282,4 +283,5 @@ pub(super) struct DrainNode {
     pub(super) requests: u64,
     pub(super) websockets: u64,
     pub(super) event_streams: u64,
+    pub(super) long_polls: u64,
 }

@@ -487,3 +487,24 @@ async fn sessions_that_come_to_a_drain_are_reported() {
     fleet.cancel_drain(&endpoint).await;
     fleet.reported(|report| of(report).is_none()).await;
 }
+
+/// They end by themselves: nothing closes them, and a drain waits for them as for any request.
+#[tokio::test]
+async fn long_polls_are_counted_apart_where_the_profile_knows_them() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let spec = route(r#"{"pool":"app","expose":true,"profile":"phoenix"}"#);
+    fleet.apply(Command::PutRoute { name: name("web"), spec });
+    fleet.adopted().await;
+    let mut client = fleet.h2().await;
+    let poll = client.get("/socket/longpoll?vsn=2").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+    client.get("/other").await;
+    upstream.expect_request().await;
+    fleet.counted(&endpoint, Counts { requests: 2, long_polls: 1, ..Counts::default() }).await;
+    assert_eq!(fleet.count_now(&endpoint).lasting(), 0);
+    upstream.respond(at, "200", b"{}").await;
+    client.response(poll).await.whole();
+    fleet.counted(&endpoint, counts(1, 0)).await;
+}

@@ -181,6 +181,8 @@ pub(crate) struct Drain {
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
     pub(crate) event_streams: u64,
+    /// Requests of long polling, as far as the route's profile knows them.
+    pub(crate) long_polls: u64,
     /// About how many sessions have come in the last five minutes. One that comes through two nodes counts
     /// twice. None: they are not let in.
     pub(crate) sessions: Option<u64>,
@@ -210,4 +212,5 @@ pub(crate) struct DrainNode {
     pub(crate) requests: u64,
     pub(crate) websockets: u64,
     pub(crate) event_streams: u64,
+    pub(crate) long_polls: u64,
 }

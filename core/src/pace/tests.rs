@@ -56,7 +56,8 @@ impl Fleet {
     /// What the leader proposes by what it sees.
     fn proposed(&self) -> Option<Command> {
         let report = |node: &Node| {
-            let counts = |n: &u64| Counts { requests: *n, websockets: *n / 2, event_streams: n - n / 2 };
+            let counts =
+                |n: &u64| Counts { requests: *n, websockets: *n / 2, event_streams: n - n / 2, ..Counts::default() };
             let endpoints = node.left.iter().enumerate().map(|(i, n)| (EndpointId(i as u64 + 1), counts(n))).collect();
             NodeReport { epoch: Some(Epoch(node.read)), endpoints, ..NodeReport::default() }
         };
@@ -163,7 +164,7 @@ fn many_small_parts_grow_to_the_whole_pace() {
 fn sessions_end_when_closing_them_takes_the_rest_of_the_time() {
     let mut state = State::default();
     state.drains.insert(DrainId(1), Drain { mode: DrainMode::Sessions, ..drain(1, 10, None) });
-    let counts = Counts { requests: 200, websockets: 200, event_streams: 0 };
+    let counts = Counts { requests: 200, websockets: 200, ..Counts::default() };
     let report = NodeReport { endpoints: [(EndpointId(1), counts)].into(), ..NodeReport::default() };
     let seen = [Seen { node: NodeId(1), report: Some(&report) }];
     assert_eq!(sessions_over(&state, &seen, 74_999), []);

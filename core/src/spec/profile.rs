@@ -23,15 +23,19 @@ const PHOENIX_WEBSOCKET_IDLE: Duration = Duration::from_secs(75);
 impl Profile {
     /// How far the session of such a request is kept at least.
     pub(super) fn strength(self, path: &str, headers: &HeaderMap) -> Strength {
-        let Profile::Phoenix = self;
-        // Phoenix mounts a socket's transports at the socket's path.
-        let is_long_poll = path.strip_suffix('/').unwrap_or(path).ends_with("/longpoll");
         let form = b"multipart/form-data";
         let is_upload = headers
             .get(header::CONTENT_TYPE)
             .and_then(|kind| kind.as_bytes().get(..form.len()))
             .is_some_and(|kind| kind.eq_ignore_ascii_case(form));
-        if is_long_poll || is_upload { Strength::Strict } else { Strength::Prefer }
+        if self.is_long_poll(path) || is_upload { Strength::Strict } else { Strength::Prefer }
+    }
+
+    /// Whether requests for `path` wait for something to happen.
+    pub(super) fn is_long_poll(self, path: &str) -> bool {
+        let Profile::Phoenix = self;
+        // Phoenix mounts a socket's transports at the socket's path.
+        path.strip_suffix('/').unwrap_or(path).ends_with("/longpoll")
     }
 
     /// For how long its WebSockets may be silent, by the pool's time.

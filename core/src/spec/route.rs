@@ -56,6 +56,11 @@ impl RouteSpec {
         }
     }
 
+    /// Whether such a request is a long poll, as far as the profile knows.
+    pub fn is_long_poll(&self, path: &str) -> bool {
+        self.profile.is_some_and(|profile| profile.is_long_poll(path))
+    }
+
     /// For how long a WebSocket may be silent, by the pool's time.
     pub fn websocket_idle(&self, of_pool: Duration) -> Duration {
         self.profile.map_or(of_pool, |profile| profile.websocket_idle(of_pool))

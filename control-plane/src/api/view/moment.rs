@@ -144,7 +144,7 @@ impl Moment {
             let counts = member.report().and_then(|report| report.endpoints.get(&endpoint.id));
             if let Some(counts) = counts.filter(|counts| !counts.is_zero()) {
                 sum += *counts;
-                let Counts { requests, websockets, event_streams } = *counts;
+                let Counts { requests, websockets, event_streams, .. } = *counts;
                 by_node.push(NodeCounts { node: member.label.clone(), requests, websockets, event_streams });
             }
         }
@@ -177,9 +177,9 @@ impl Moment {
             if left.is_none() {
                 missing.push(member.label.clone());
             }
-            let Counts { requests, websockets, event_streams } = left.unwrap_or_default();
+            let Counts { requests, websockets, event_streams, long_polls } = left.unwrap_or_default();
             let (node, reported, epoch) = (member.label.clone(), left.is_some(), member.epoch());
-            nodes.push(DrainNode { node, reported, epoch, requests, websockets, event_streams });
+            nodes.push(DrainNode { node, reported, epoch, requests, websockets, event_streams, long_polls });
         }
         let safe = match drain.state {
             // Everybody has reported zero before it was called drained, and takes nothing since.
@@ -207,6 +207,7 @@ impl Moment {
             requests: progress.counts.requests,
             websockets: progress.counts.websockets,
             event_streams: progress.counts.event_streams,
+            long_polls: progress.counts.long_polls,
             sessions,
             pace: drain.pace,
             estimate_seconds,
