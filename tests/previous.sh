@@ -2,7 +2,7 @@
 # Builds the binary of the release before, for the story of an upgrade (tests/e2e/upgrade.rs): the last commit whose
 # log speaks one level less of the language (LEVEL in core/src/command.rs). Move it when LEVEL grows.
 set -euo pipefail
-commit=f65b6c1a0255336bf53fccb2cc25f7aa403ef2c9
+commit=ff002c10c7d4f2ae968566d42b78de027ffb54c3
 cd "$(dirname "$0")/.."
 target=${CARGO_TARGET_DIR:-$PWD/target}
 there=$target/previous

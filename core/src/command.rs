@@ -22,7 +22,7 @@ pub const VERSION: u8 = 1;
 
 /// How much of the log's language this build knows. It grows with each release that adds commands, or
 /// fields to specs: nodes of the release before cannot read those.
-pub const LEVEL: u32 = 3;
+pub const LEVEL: u32 = 4;
 
 /// A command with what the proposer knew: who, when, and under which key it may be repeated.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -366,5 +366,22 @@ mod tests {
             ),
             Err(DecodeError::Json(_))
         ));
+    }
+
+    /// An older node could not read them, so they wait until there is none.
+    #[test]
+    fn what_is_new_in_a_spec_needs_its_level() {
+        let pool =
+            |json| Command::PutPool { name: "p".parse().unwrap(), spec: serde_json::from_str(json).unwrap() }.level();
+        let route =
+            |json| Command::PutRoute { name: "r".parse().unwrap(), spec: serde_json::from_str(json).unwrap() }.level();
+        assert_eq!(pool("{}"), 1);
+        assert_eq!(pool(r#"{"limits":{"max_requests":1}}"#), 2);
+        assert_eq!(pool(r#"{"hold":{"max_ms":1},"protocol":"h2","tls":{}}"#), 3);
+        assert_eq!(pool(r#"{"hold":{"max_ms":1},"limits":{"max_websockets_per_second":1}}"#), 4);
+        assert_eq!(route(r#"{"pool":"p"}"#), 1);
+        assert_eq!(route(r#"{"pool":"p","strength":"strict"}"#), 3);
+        assert_eq!(route(r#"{"pool":"p","affinity":{"kind":"client-ip"}}"#), 3);
+        assert_eq!(route(r#"{"pool":"p","profile":"phoenix"}"#), 4);
     }
 }

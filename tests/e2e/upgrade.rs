@@ -48,7 +48,7 @@ async fn a_fleet_is_upgraded_node_by_node_while_it_serves() {
     let mut fleet = Fleet::with_demo_of(&previous, 3, json!({ "kind": "cookie" })).await;
     let h2 = H2::connect(fleet.nodes[0].http).await.expect("a connection");
     let pin = h2.get("/counter", "").await.expect("an answer").cookie("tidelock").expect("a pin");
-    let new_spec = json!({ "hold": { "max_ms": 500 } });
+    let new_spec = json!({ "limits": { "max_websockets_per_second": 500 } });
     for upgraded in 0..3 {
         let others: Vec<usize> = (0..3).filter(|i| *i != upgraded).collect();
         let addresses: Vec<_> = others.iter().map(|i| fleet.nodes[*i].http).collect();
@@ -70,9 +70,9 @@ async fn a_fleet_is_upgraded_node_by_node_while_it_serves() {
                 );
             }
         }
-        // A drain that asks for no pace is the old one, and works in both.
+        // A drain that one build begins and the other ends.
         let drain = fleet.nodes[upgraded].api.drain("demo", "app-1", json!({})).await;
-        let shown = fleet.nodes[others[0]].api.get(&format!("/v1/drains/{drain}")).await;
+        let shown = fleet.nodes[others[0]].api.get(&format!("/v1/drains/{drain}?consistency=linearizable")).await;
         assert_eq!(shown["endpoint"], "app-1");
         fleet.nodes[others[1]].api.write(Method::DELETE, "/v1/pools/demo/endpoints/app-1/drain", None).await;
         agree(&fleet).await;
@@ -88,6 +88,7 @@ async fn a_fleet_is_upgraded_node_by_node_while_it_serves() {
     })
     .await;
     let drain = fleet.nodes[2].api.drain("demo", "app-1", json!({})).await;
-    assert_eq!(fleet.nodes[0].api.get(&format!("/v1/drains/{drain}")).await["pace"], 50);
+    let shown = fleet.nodes[0].api.get(&format!("/v1/drains/{drain}?consistency=linearizable")).await;
+    assert_eq!(shown["pace"], 50);
     agree(&fleet).await;
 }

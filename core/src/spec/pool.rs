@@ -75,16 +75,14 @@ impl PoolSpec {
 
     /// See [`Command::level`](crate::command::Command::level).
     pub(crate) fn level(&self) -> u32 {
-        let is_new = matches!(self.protocol, Protocol::H2 | Protocol::Auto)
+        let of_level_2 = matches!(self.protocol, Protocol::H2 | Protocol::Auto)
             || self.tls.is_some()
             || self.health.is_some()
             || !self.limits.is_default();
-        let is_newer = self.route_to || !self.hold.is_default() || self.limits.max_websockets_per_second.is_some();
-        match (is_newer, is_new) {
-            (true, _) => 3,
-            (false, true) => 2,
-            (false, false) => 1,
-        }
+        let of_level_3 = self.route_to || !self.hold.is_default();
+        let of_level_4 = self.limits.max_websockets_per_second.is_some();
+        let levels = [(4, of_level_4), (3, of_level_3), (2, of_level_2)];
+        levels.into_iter().find_map(|(level, is_of)| is_of.then_some(level)).unwrap_or(1)
     }
 
     /// What is asked of a spec before it is proposed, and not of what a log holds already: see

@@ -45,7 +45,9 @@ impl RouteSpec {
 
     /// See [`Command::level`](crate::command::Command::level).
     pub(crate) fn level(&self) -> u32 {
-        if self.strength.is_default() && self.profile.is_none() { self.affinity.level() } else { 3 }
+        let of_strength = if self.strength.is_default() { 1 } else { 3 };
+        let of_profile = if self.profile.is_none() { 1 } else { 4 };
+        self.affinity.level().max(of_strength).max(of_profile)
     }
 
     /// How far the session of such a request is kept.
