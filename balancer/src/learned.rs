@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// Entries of one worker that are kept at least; up to twice as many are.
 const KEPT: usize = 2_048;
 
+/// Longer paths are not learned: clients choose them, and all of them together shall stay small.
+const LONGEST_PATH: usize = 512;
+
 /// Which requests: those of one pool with this host and path, whatever their query.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Which<'a> {
@@ -48,6 +51,9 @@ impl Entry {
 
 impl Learned {
     pub(crate) fn learn(&mut self, which: Which<'_>, to: RouteTo, time: Duration) {
+        if which.path.len() > LONGEST_PATH {
+            return;
+        }
         if self.young.len() >= KEPT {
             self.old = std::mem::take(&mut self.young);
         }
@@ -86,6 +92,9 @@ mod tests {
         assert_eq!(learned.find(which("/0")), Some(to(0)));
         assert_eq!(learned.find(Which { pool: PoolId(2), ..which("/0") }), None);
         assert_eq!(learned.find(Which { host: "b", ..which("/0") }), None);
+        let long = "/".repeat(LONGEST_PATH + 1);
+        learned.learn(which(&long), to(0), minute);
+        assert_eq!(learned.find(which(&long)), None);
         learned.learn(which("/0"), to(9), minute);
         assert_eq!(learned.find(which("/0")), Some(to(9)), "the later word counts");
         tokio::time::advance(minute).await;
