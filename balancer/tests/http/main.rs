@@ -30,5 +30,6 @@ mod leaving;
 mod limits;
 mod pace;
 mod passing;
+mod reports;
 mod route_to;
 mod tls;
