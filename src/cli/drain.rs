@@ -128,7 +128,7 @@ pub(super) fn list(drains: &[view::Drain]) -> String {
             drain.id.clone(),
             drain.pool.clone(),
             drain.endpoint.clone(),
-            drain.mode.clone(),
+            drain.sessions.map_or_else(|| drain.mode.clone(), |sessions| format!("{}, about {sessions}", drain.mode)),
             drain.pace.map_or_else(|| "-".into(), |pace| format!("{pace}/s")),
             if drain.safe && drain.state == "draining" { "draining, safe".into() } else { drain.state.clone() },
             drain.requests.to_string(),
@@ -176,6 +176,7 @@ mod tests {
     fn who_waits_for_sessions_hears_how_many_still_come() {
         let drain = drain(serde_json::json!({ "id": "d9", "mode": "sessions", "sessions": 12 }));
         assert!(drain.line(0, 0).0.ends_with("left; about 12 sessions lately"), "{:?}", drain.line(0, 0));
+        assert!(list(&[drain]).contains("sessions, about 12"));
     }
 
     #[test]
