@@ -232,7 +232,8 @@ impl Exchange {
         if let Some(kept) = self.kept.take() {
             self.head.headers = kept.restore();
         }
-        if self.tries.is_guess {
+        let was_guess = self.tries.is_guess;
+        if was_guess {
             self.forget_guess();
         }
         let of_endpoint = !matches!(failure, Failure::Full | Failure::Unprocessed | Failure::Stale);
@@ -251,7 +252,7 @@ impl Exchange {
         if failure == Failure::Full {
             self.worker.counters.endpoint_full.add();
             // What is kept where it is waits for its endpoint, and is not moved for a moment's load.
-            if !matches!(choice.placement, Placement::New | Placement::Unkeyed) {
+            if !was_guess && !matches!(choice.placement, Placement::New | Placement::Unkeyed) {
                 return Verdict::GiveUp;
             }
         }

@@ -29,8 +29,9 @@ pub(super) enum Opened {
 
 pub(super) async fn open(attempt: &mut Attempt<'_>, mut lease: Lease, asked: AskedBy) -> Result<Opened, Failed> {
     let failed = |error: LendError| error.of(Source::gone());
-    lease.hold(attempt.lend().request_place().await.map_err(failed)?);
+    // Before it takes a place: who waits for a turn takes none from other requests.
     attempt.lend().websocket_turn().await.map_err(failed)?;
+    lease.hold(attempt.lend().request_place().await.map_err(failed)?);
     let spoken = attempt.lend().spoken().await.map_err(failed)?;
     if spoken == Spoken::H2
         && let Some(slot) = attempt.connect_slot().await?

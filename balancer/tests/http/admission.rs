@@ -70,3 +70,24 @@ async fn websockets_begin_at_the_rate_of_the_pool() {
     });
     assert_eq!(answer.0, "404");
 }
+
+/// Those that wait hold no place at the endpoint.
+#[tokio::test]
+async fn websockets_that_wait_for_their_turn_are_in_nobodys_way() {
+    let a = Endpoint::listen("a").await;
+    let limits = json!({"max_requests": 4, "max_pending": 0, "max_websockets_per_second": 1});
+    let spec = json!({"limits": limits, "hold": {"max_ms": 5_000}, "timeouts": {"connect_ms": 300}});
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&a]).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        let mut client = fleet.h1().await;
+        client.request(UPGRADE, "").await;
+        clients.push(client);
+    }
+    let mut first = a.h1().await;
+    assert!(first.head().await.field("upgrade").is_some());
+    let mut other = fleet.h1().await;
+    other.get("/").await;
+    let mut upstream = a.h1().await;
+    assert_eq!(upstream.head().await.start, "GET / HTTP/1.1", "one of four places is taken");
+}

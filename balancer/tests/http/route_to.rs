@@ -253,3 +253,25 @@ async fn what_an_endpoint_says_of_requests_to_come_is_a_guess() {
         assert_eq!(client.response(stream).await.field("tidelock-endpoint"), Some("a"));
     }
 }
+
+/// Nothing but a word about another request keeps it there: where there is no room it goes on.
+#[tokio::test]
+async fn a_guess_at_a_full_endpoint_goes_elsewhere() {
+    let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+    let fleet = fleet(H2c, &a, &b).await;
+    let limits = json!({ "max_requests": 1, "max_pending": 0 });
+    let spec = json!({ "protocol": "h2c", "route_to": true, "hold": { "max_ms": 0 }, "limits": limits });
+    fleet.change(spec).await;
+    let mut client = fleet.h2().await;
+    let stream = client.get("/room/7").await;
+    let mut from_a = a.h2().await;
+    is_asked(&mut from_a, "/room/7", &[TO_B, FOR_A_MINUTE]).await;
+    let mut from_b = b.h2().await;
+    is_asked(&mut from_b, "/room/7", &[]).await;
+    client.response(stream).await.whole();
+    client.get("/room/7").await;
+    from_b.expect_request().await;
+    let stream = client.get("/room/7").await;
+    is_asked(&mut from_a, "/room/7", &[]).await;
+    assert_eq!(client.response(stream).await.field("tidelock-endpoint"), Some("a"));
+}
