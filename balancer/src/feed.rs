@@ -70,6 +70,11 @@ impl Registry {
         self.adopted[worker].store(epoch.0, Ordering::Release);
     }
 
+    /// The worker reads no table any more.
+    pub(crate) fn ended(&self, worker: usize) {
+        self.adopted(worker, Epoch(u64::MAX));
+    }
+
     /// The newest epoch that every worker reads; None before the first.
     fn epoch(&self) -> Option<Epoch> {
         let oldest = self.adopted.iter().map(|epoch| epoch.load(Ordering::Acquire)).min()?;
@@ -127,7 +132,8 @@ impl Registry {
     /// when it was counted.
     fn report(&self, table: &Table, observations: &Observations, leaving: bool) -> NodeReport {
         // Who looks after endpoints knows the table too, or its silence would be a good word.
-        let epoch = self.epoch().map(|epoch| epoch.min(observations.epoch())).filter(|epoch| epoch.0 > 0);
+        let epoch = self.epoch().map(|epoch| epoch.min(observations.epoch()).min(table.epoch));
+        let epoch = epoch.filter(|epoch| epoch.0 > 0);
         let health = observations.not_up();
         let mut endpoints = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner);
         let configured: std::collections::HashSet<EndpointId> = table.endpoints().map(|(_, e)| e.id).collect();

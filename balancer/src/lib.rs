@@ -341,6 +341,7 @@ fn run_worker(
         Err(error) => return error!(%error, "a worker has no runtime"),
     };
     let local = tokio::task::LocalSet::new();
+    let registry = shared.registry.clone();
     local.block_on(&runtime, async move {
         let mut stage = shared.stage.clone();
         let worker = Worker::new(index, shared, counters);
@@ -372,6 +373,8 @@ fn run_worker(
             _ = stage.wait_for(|stage| *stage >= Stage::Ended) => {}
         }
     });
+    // Nobody waits for a table that is not read any more, as long as others end.
+    registry.ended(index);
 }
 
 #[cfg(test)]

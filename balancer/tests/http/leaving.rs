@@ -228,3 +228,25 @@ async fn a_websocket_is_cut_at_the_deadline() {
     assert_eq!(client.rest().await, b"\x88\x02\x03\xf4");
     assert_eq!(upstream.rest().await.len(), 8);
 }
+
+/// Workers without connections end first. The others follow the fleet's tables to the end, and the node says so:
+/// drains elsewhere wait for its word.
+#[tokio::test]
+async fn a_node_on_its_way_out_still_says_what_it_reads() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(tidelock_balancer::Config { workers: 4, ..config() }, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.get("/download").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+    fleet.balancer.leave();
+    fleet.reported(|report| report.leaving).await;
+    // By now the idle ones have ended, or end before the next table.
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    fleet.drain(&endpoint, DrainMode::Streams, None).await;
+    let epoch = Some(tidelock_core::id::Epoch(fleet.epoch()));
+    fleet.reported(|report| report.epoch == epoch).await;
+    upstream.respond(at, "200", b"fine").await;
+    client.response(stream).await.whole();
+    assert!(fleet.balancer.end(LONG).await);
+}
