@@ -4,6 +4,7 @@
 //! client is never told "no such host" by a node that does not know yet. At the end the order is
 //! turned round: unready, settle, drain the clients, hand over the leadership, stop.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,15 +13,15 @@ use anyhow::Context;
 use tidelock_balancer::Balancer;
 use tidelock_control_plane::{ControlPlane, GivenSockets, Leave, LeaveState};
 use tidelock_core::id::{Epoch, NodeId};
-use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::activation::Sockets;
 use crate::config::{self, Config};
-use crate::handover::{self, Offer, Predecessor};
+use crate::handover::{self, Link, Offer, Predecessor, Role};
 use crate::successor;
 use crate::systemd::{self, Told};
 
@@ -62,111 +63,150 @@ pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
     result
 }
 
-async fn serve(config: Config, sockets: Sockets, mut predecessor: Option<Predecessor>) -> anyhow::Result<()> {
-    // Until this process serves the old one does: its last word is the node's. It has no table that is
-    // newer, so no drain counts as safe that began since.
-    let last = predecessor.as_ref().map(|predecessor| predecessor.report.clone());
-    let (to_control_plane, reports) = watch::channel(last.clone().unwrap_or_default());
-    let (to_former, former) = watch::channel(last);
+/// What came first.
+enum Begun {
+    Serves(Balancer),
+    /// The process to take over from has gone back to service.
+    TooLate,
+    AskedToLeave,
+}
+
+async fn serve(config: Config, sockets: Sockets, predecessor: Option<Predecessor>) -> anyhow::Result<()> {
     let oldest = predecessor.as_ref().map_or(Epoch(0), |predecessor| predecessor.epoch);
-    let mut wiring = Wiring::new(config, reports, oldest);
+    let mut wiring = Wiring::new(config, oldest);
+    let mut link = predecessor.map(|predecessor| wiring.link(predecessor.stream, Role::Owner));
+    if let Some(link) = &link {
+        // Until this process serves the old one does: its word is the node's.
+        link.first_report().await;
+    }
     let mut control_plane = wiring.start(sockets.control_plane).await.context("the control plane cannot start")?;
     let (config, leave) = (wiring.config.clone(), wiring.leave.clone());
     watch_signals(leave.clone())?;
     successor::watch_signal()?;
 
-    let mut table = wiring.table.subscribe();
-    let mut balancer = tokio::select! {
+    let mut table = wiring.table();
+    let begun = tokio::select! {
+        biased;
+        () = revoked(&mut link) => Begun::TooLate,
+        () = leave.requested() => Begun::AskedToLeave,
         () = first_table(&mut table, oldest) => {
             let balancer = balancer_config(&config, control_plane.node());
-            let balancer = Balancer::start_on(balancer, sockets.listeners, table).context("the data plane cannot start")?;
-            for address in balancer.addresses() {
-                info!(%address, "listening");
-            }
-            wiring.metrics.fill(balancer.metrics());
-            Some(balancer)
+            Begun::Serves(Balancer::start_on(balancer, sockets.listeners, table).context("the data plane cannot start")?)
         }
-        () = revoked(&mut predecessor) => anyhow::bail!("the old process has gone back to service: this one was late"),
-        () = leave.requested() => None,
         part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
     };
-    let mut former_gone = None;
-    if let Some(predecessor) = predecessor
-        && let Some(serving) = balancer.take()
-    {
-        match predecessor.serving().await {
-            Ok(former) => former_gone = Some(tokio::spawn(former.follow(to_former))),
-            Err(error) => {
-                // Clients have come here already.
-                control_plane.shutdown().await;
-                end_clients(&config.drain, serving).await;
-                return Err(error);
-            }
-        }
-        balancer = Some(serving);
-    }
-    if let Some(serving) = &mut balancer {
-        systemd::tell(Told::Ready);
-        // Not before: until this process serves, the old one is asked.
-        let offer = Offer::open(&config.node.data_dir);
-        tokio::spawn(forward_reports(serving.reports(), former, to_control_plane));
-        loop {
-            let taker = tokio::select! {
-                () = leave.requested() => break,
-                part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
-                worker = serving.failed() => anyhow::bail!("the data plane's {worker} has ended"),
-                taker = offer.taker() => taker,
-            };
-            let (kept, passed) = match sockets_twice(serving, &control_plane) {
-                Ok(sockets) => sockets,
-                Err(error) => {
-                    warn!(%error, "the sockets cannot be passed to another process");
-                    continue;
-                }
-            };
-            info!("another process takes over: the control plane stops, clients are served on");
-            control_plane.hand_leadership_over().await;
+    let mut balancer = match begun {
+        Begun::Serves(balancer) => balancer,
+        // It has never been the node's: the old one goes on.
+        Begun::TooLate => {
             control_plane.shutdown().await;
-            let epoch = wiring.table.borrow().epoch;
-            // With what the process before this one has told of itself, if it is still there.
-            let reports = wiring.reports.clone();
-            let report = reports.borrow().clone();
-            match taker.give(passed, epoch, report, leave.requested()).await {
-                Ok(successor) => {
-                    // Whoever else has asked is to ask the new one, and what the new one does not listen on any
-                    // more is not kept open by this one.
-                    drop((offer, kept));
-                    tokio::spawn(successor.tell(reports));
-                    let balancer = balancer.take().expect("it serves");
-                    info!("the new process serves: this one ends with what runs on it");
-                    end_clients(&config.drain, balancer).await;
-                    if let Some(former_gone) = former_gone {
-                        // The new one hears of it through this one only. It ends within its own deadline.
-                        let _ = former_gone.await;
-                    }
-                    info!("this process has handed over and ends");
-                    return Ok(());
-                }
-                Err(error) => warn!(%error, "the new process did not take over: going back to full service"),
-            }
-            match wiring.start_again(kept).await {
-                Ok(Some(again)) => control_plane = again,
-                // Without a control plane: asked to leave meanwhile, or there is none to be had.
-                ended => {
-                    let balancer = balancer.take().expect("it serves");
-                    systemd::tell(Told::Stopping);
-                    leave_clients(&config.drain, balancer).await;
-                    return ended.map(|_| ()).context("the control plane cannot start again");
-                }
-            }
-            info!("back in full service");
+            anyhow::bail!("the old process has gone back to service: this one was too late");
         }
+        Begun::AskedToLeave if link.is_some() => {
+            control_plane.shutdown().await;
+            info!("ended before it had taken over");
+            return Ok(());
+        }
+        Begun::AskedToLeave => {
+            leave.advance(LeaveState::Left);
+            control_plane.shutdown().await;
+            return Ok(());
+        }
+    };
+    for address in balancer.addresses() {
+        info!(%address, "listening");
+    }
+    wiring.metrics.fill(balancer.metrics());
+    wiring.serves(balancer.reports());
+
+    // Other processes of this node, whose clients end.
+    let mut others = JoinSet::new();
+    if let Some(mut link) = link {
+        if !link.takes_over().await {
+            // Clients have come here already.
+            control_plane.shutdown().await;
+            link.release().await;
+            end_clients(&config.drain, balancer).await;
+            link.close().await;
+            anyhow::bail!("the old process has gone back to service: this one was too late");
+        }
+        systemd::tell(Told::Ready);
+        link.owns().await;
+        others.spawn(async move {
+            link.gone().await;
+            info!("the old process has gone");
+        });
+    } else {
+        systemd::tell(Told::Ready);
+    }
+    // Not before: until this process serves, the old one is asked.
+    let offer = Offer::open(&config.node.data_dir);
+    loop {
+        let taker = tokio::select! {
+            () = leave.requested() => break,
+            part = control_plane.failed() => anyhow::bail!("the control plane's {part} has ended"),
+            worker = balancer.failed() => anyhow::bail!("the data plane's {worker} has ended"),
+            taker = offer.taker() => taker,
+        };
+        let (kept, passed) = match sockets_twice(&balancer, &control_plane) {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                warn!(%error, "the sockets cannot be passed to another process");
+                continue;
+            }
+        };
+        if !taker.is_there() {
+            warn!("somebody has asked to take over, in vain: it has gone");
+            continue;
+        }
+        info!("another process takes over: the control plane stops, clients are served on");
+        control_plane.hand_leadership_over().await;
+        control_plane.shutdown().await;
+        let pid = taker.pid;
+        let (stream, given) = taker.give(passed, wiring.epoch()).await.context("the connection to the new process")?;
+        let mut link = wiring.link(stream, Role::Guest);
+        let taken = match given {
+            Err(error) => Err(error),
+            Ok(()) => tokio::select! {
+                taken = link.until_it_owns() => taken,
+                () = leave.requested() => Err(io::Error::new(io::ErrorKind::Interrupted, "this node is to leave")),
+                worker = balancer.failed() => anyhow::bail!("the data plane's {worker} has ended"),
+            },
+        };
+        let Err(error) = taken else {
+            // Whoever else has asked is to ask the new one, and what the new one does not listen on any
+            // more is not kept open by this one.
+            drop((offer, kept));
+            info!("the new process serves: this one ends with what runs on it");
+            end_clients(&config.drain, balancer).await;
+            // The new one hears of them through this one only.
+            let _ = tokio::time::timeout(config.drain.settle + config.drain.deadline, others.join_all()).await;
+            link.close().await;
+            info!("this process has handed over and ends");
+            return Ok(());
+        };
+        warn!(%error, "the new process did not take over");
+        link.revoke(pid).await;
+        let again = tokio::select! {
+            again = wiring.start_again(kept) => again,
+            worker = balancer.failed() => anyhow::bail!("the data plane's {worker} has ended"),
+        };
+        match again {
+            Ok(Some(again)) => control_plane = again,
+            // Without a control plane: asked to leave meanwhile, or there is none to be had.
+            ended => {
+                systemd::tell(Told::Stopping);
+                leave_clients(&config.drain, balancer).await;
+                return ended.map(|_| ()).context("the control plane cannot start again");
+            }
+        }
+        link.own();
+        others.spawn(link.gone());
+        info!("back in full service");
     }
 
     systemd::tell(Told::Stopping);
-    if let Some(balancer) = balancer {
-        leave_clients(&config.drain, balancer).await;
-    }
+    leave_clients(&config.drain, balancer).await;
     leave.advance(LeaveState::Left);
     info!("this node has left");
     control_plane.shutdown().await;
@@ -183,9 +223,9 @@ fn sockets_twice(balancer: &Balancer, control_plane: &ControlPlane) -> std::io::
 }
 
 /// Never without a process to take over from.
-async fn revoked(predecessor: &mut Option<Predecessor>) {
-    match predecessor {
-        Some(predecessor) => predecessor.revoked().await,
+async fn revoked(link: &mut Option<Link>) {
+    match link {
+        Some(link) => link.revoked().await,
         None => std::future::pending().await,
     }
 }
@@ -216,29 +256,6 @@ async fn end_clients(drain: &config::Drain, balancer: Balancer) {
     );
     if !balancer.end(drain.deadline).await {
         warn!("the deadline has cut what was left");
-    }
-}
-
-/// Reports of this process, and of the one before it for as long as that serves.
-async fn forward_reports(
-    mut reports: watch::Receiver<NodeReport>,
-    mut former: watch::Receiver<Option<NodeReport>>,
-    to: watch::Sender<NodeReport>,
-) {
-    let (mut ended, mut gone) = (false, false);
-    loop {
-        let report = reports.borrow_and_update().clone();
-        let former_report = former.borrow_and_update().clone();
-        // Until there is a word of this process, the old one's last stands.
-        if report.epoch.is_some() {
-            to.send_replace(handover::both(report, former_report.as_ref()));
-        }
-        tokio::select! {
-            changed = reports.changed(), if !ended => ended = changed.is_err(),
-            changed = former.changed(), if !gone => gone = changed.is_err(),
-            // The sender ends: nothing more is to be told.
-            else => return,
-        }
     }
 }
 

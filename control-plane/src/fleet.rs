@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use tidelock_core::command::Command;
 use tidelock_core::id::{Epoch, Name, NodeId};
 use tidelock_core::report::NodeReport;
+use tidelock_core::state::State;
 use tidelock_core::table::Table;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -267,6 +268,11 @@ impl ControlPlane {
     /// The newest table; at the start the empty one, with epoch 0.
     pub fn table(&self) -> watch::Receiver<Arc<Table>> {
         self.table.clone()
+    }
+
+    /// The newest state, of which the table is made; at the start the empty one.
+    pub fn state(&self) -> watch::Receiver<Arc<State>> {
+        self.published.state.clone()
     }
 
     /// This node's id, for as long as it has its data directory.

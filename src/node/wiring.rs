@@ -10,11 +10,14 @@ use tidelock_control_plane::{
 };
 use tidelock_core::id::Epoch;
 use tidelock_core::report::NodeReport;
+use tidelock_core::state::State;
 use tidelock_core::table::Table;
+use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tracing::warn;
 
 use crate::config::{self, Config};
+use crate::handover::{Guests, Link, Others, Process, Role, merged};
 
 /// How long the old process waits before it tries to get the data directory back from one that did
 /// not take over in time and may still be on it.
@@ -26,26 +29,70 @@ const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// What outlives a control plane that is stopped for another process and started again.
 pub(super) struct Wiring {
     pub(super) config: Arc<Config>,
-    pub(super) reports: watch::Receiver<NodeReport>,
     pub(super) metrics: MetricsSlot,
     pub(super) leave: Leave,
-    pub(super) table: watch::Sender<Arc<Table>>,
+    /// This process' own reports, once it serves.
+    own: watch::Sender<Option<NodeReport>>,
+    process: Process,
     /// The newest table that the node has had in another process.
     oldest: Epoch,
 }
 
 impl Wiring {
-    pub(super) fn new(config: Config, reports: watch::Receiver<NodeReport>, oldest: Epoch) -> Wiring {
-        let table = watch::Sender::new(Arc::new(Table::empty()));
+    pub(super) fn new(config: Config, oldest: Epoch) -> Wiring {
+        let (own, own_reports) = watch::channel(None);
+        let (to_node, reports) = watch::channel(NodeReport::default());
+        let others = Others::new();
+        tokio::spawn(report(own_reports, others.watch(), to_node));
+        let process = Process {
+            others,
+            reports,
+            states: watch::Sender::default(),
+            tables: watch::Sender::new(Arc::new(Table::empty())),
+            clients_end_within: config.drain.settle + config.drain.deadline,
+        };
         let (config, metrics, leave) = (Arc::new(config), MetricsSlot::default(), Leave::default());
-        Wiring { config, reports, metrics, leave, table, oldest }
+        Wiring { config, metrics, leave, own, process, oldest }
+    }
+
+    /// The table, whichever control plane it comes from, also another process'.
+    pub(super) fn table(&self) -> watch::Receiver<Arc<Table>> {
+        self.process.tables.subscribe()
+    }
+
+    pub(super) fn epoch(&self) -> Epoch {
+        self.process.tables.borrow().epoch
+    }
+
+    pub(super) fn link(&self, stream: UnixStream, role: Role) -> Link {
+        Link::start(stream, role, &self.process)
+    }
+
+    /// This process serves: what it reports is the node's from now on.
+    pub(super) fn serves(&self, mut reports: watch::Receiver<NodeReport>) {
+        let own = self.own.clone();
+        tokio::spawn(async move {
+            loop {
+                let report = reports.borrow_and_update().clone();
+                // Nothing before the first table is read: what others say stands alone.
+                if report.epoch.is_some() {
+                    own.send_replace(Some(report));
+                }
+                if reports.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
     }
 
     pub(super) async fn start(&mut self, sockets: GivenSockets) -> anyhow::Result<ControlPlane> {
         let mut config = control_plane_config(&self.config, sockets, &self.metrics, self.leave.clone())?;
-        config.answers_from = self.oldest.max(self.table.borrow().epoch);
-        let control_plane = ControlPlane::start(config, self.reports.clone()).await?;
-        tokio::spawn(forward_tables(control_plane.table(), self.table.clone()));
+        config.answers_from = self.oldest.max(self.epoch());
+        let control_plane = ControlPlane::start(config, self.process.reports.clone()).await?;
+        let newer = |one: &Arc<Table>, other: &Arc<Table>| one.epoch >= other.epoch && !Arc::ptr_eq(one, other);
+        tokio::spawn(forward(control_plane.table(), self.process.tables.clone(), newer));
+        let newer = |one: &Arc<State>, other: &Arc<State>| one.epoch > other.epoch;
+        tokio::spawn(forward(control_plane.state(), self.process.states.clone(), newer));
         Ok(control_plane)
     }
 
@@ -77,20 +124,37 @@ impl Wiring {
     }
 }
 
-/// Passes tables on, of one control plane after the other: one that has just started has older ones
+/// Passes on what is newer, of one control plane after the other: one that has just started has older ones
 /// until it has read its log.
-async fn forward_tables(mut from: watch::Receiver<Arc<Table>>, to: watch::Sender<Arc<Table>>) {
+async fn forward<T: Clone>(mut from: watch::Receiver<T>, to: watch::Sender<T>, newer: impl Fn(&T, &T) -> bool) {
     loop {
-        let table = from.borrow_and_update().clone();
+        let next = from.borrow_and_update().clone();
         to.send_if_modified(|current| {
-            let newer = table.epoch >= current.epoch && !Arc::ptr_eq(&table, current);
+            let newer = newer(&next, current);
             if newer {
-                *current = table;
+                current.clone_from(&next);
             }
             newer
         });
         if from.changed().await.is_err() {
             return;
+        }
+    }
+}
+
+/// The node's reports, of this process and of others that have clients.
+async fn report(
+    mut own: watch::Receiver<Option<NodeReport>>,
+    mut others: watch::Receiver<Guests>,
+    node: watch::Sender<NodeReport>,
+) {
+    loop {
+        node.send_replace(merged(own.borrow_and_update().as_ref(), &others.borrow_and_update()));
+        tokio::select! {
+            Ok(()) = own.changed() => {}
+            Ok(()) = others.changed() => {}
+            // The process ends.
+            else => return,
         }
     }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use http::Method;
 use serde_json::json;
@@ -241,6 +242,10 @@ async fn a_drain_is_not_safe_while_an_old_process_has_a_stream_there() {
     let mut second = handed_over(&mut fleet, "third").await;
 
     let api = fleet.nodes[0].api;
+    // The old ones follow: the fleet waits for none of them.
+    let begun = Instant::now();
+    api.put("/v1/pools/other?wait=fleet", json!({ "protocol": "h2c" })).await;
+    assert!(begun.elapsed() < READY / 10, "{:?}", begun.elapsed());
     let drain = api.drain("demo", &home, json!({ "mode": "streams", "pace": 0 })).await;
     // As long as a safe one takes many times over: a report a second and a look each 200 ms.
     let waited = api.send(Method::GET, &format!("/v1/drains/{drain}?wait=safe&timeout_seconds=4"), None).await;
