@@ -1,14 +1,18 @@
 //! How fast this node closes what lasts on one endpoint: its part of a drain's pace, kept by all
 //! workers together.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 /// A close that came late may be made up for within this much time. So much of a second is a
-/// twentieth: no second sees more than that above the pace.
-const CATCH_UP_US: u64 = 50_000;
+/// fortieth: no second sees more than that above the pace.
+const CATCH_UP_US: u64 = 25_000;
+
+/// Of one close in 1,000 seconds.
+const LONGEST_INTERVAL_US: u64 = 1_000_000_000;
 
 /// Closes are spaced evenly (a leaky bucket without a bucket): the next one is due one interval
 /// after the last.
@@ -18,34 +22,42 @@ pub(crate) struct NodePace {
     rate: AtomicU64,
     /// At least so many, since the node leaves.
     leaving: AtomicU64,
-    /// When the last close was due, in microseconds after `start`.
+    /// When the last close was due, by `now`.
     last: AtomicU64,
     start: Instant,
+    /// How much of the first interval is over when closing begins, in 65,536ths. Whoever has a part of a pace
+    /// begins at one moment: at one phase they would close in waves, and a second might see one wave more.
+    phase: u64,
 }
 
 impl Default for NodePace {
     fn default() -> NodePace {
-        NodePace { rate: AtomicU64::new(0), leaving: AtomicU64::new(0), last: AtomicU64::new(0), start: Instant::now() }
+        let phase = u64::from(RandomState::new().hash_one(0) as u16);
+        let zero = AtomicU64::default;
+        NodePace { rate: zero(), leaving: zero(), last: zero(), start: Instant::now(), phase }
     }
 }
 
 impl NodePace {
     /// This node's part of a drain's pace.
     pub(crate) fn set(&self, rate: u64) {
-        self.begin();
+        self.begin(rate);
         self.rate.store(rate, Ordering::Release);
     }
 
     /// At least so much, whatever the drain says: the node leaves.
     pub(crate) fn leave(&self, rate: u64) {
-        self.begin();
+        self.begin(rate);
         self.leaving.store(rate, Ordering::Release);
     }
 
-    fn begin(&self) {
-        if !self.closes() {
-            // Also the first close waits for its time: nodes begin together.
-            self.last.store(self.now(), Ordering::Release);
+    fn begin(&self, rate: u64) {
+        if !self.closes()
+            && let Some(interval) = interval(rate)
+        {
+            // Also the first close waits for its time.
+            let over = (u128::from(interval) * u128::from(self.phase) >> 16) as u64;
+            self.last.store(self.now() - over, Ordering::Release);
         }
     }
 
@@ -57,14 +69,15 @@ impl NodePace {
         self.rate() > 0
     }
 
+    /// In microseconds; there is a whole interval before the start, however long it is.
     fn now(&self) -> u64 {
-        self.start.elapsed().as_micros() as u64
+        LONGEST_INTERVAL_US + self.start.elapsed().as_micros() as u64
     }
 
     /// Takes the next close if it is due, or says how long it is until one is. None: nothing shall be
     /// closed any more.
     pub(crate) fn take(&self) -> Option<Result<(), Duration>> {
-        let interval = 1_000_000_000u64.checked_div(self.rate())?;
+        let interval = interval(self.rate())?;
         let now = self.now();
         let taken = self.last.fetch_update(Ordering::AcqRel, Ordering::Acquire, |last| {
             let due = last + interval;
@@ -72,6 +85,11 @@ impl NodePace {
         });
         Some(taken.map(|_| ()).map_err(|last| Duration::from_micros((last + interval).saturating_sub(now).max(1))))
     }
+}
+
+/// Between two closes, in microseconds. None: nothing is closed.
+fn interval(rate: u64) -> Option<u64> {
+    LONGEST_INTERVAL_US.checked_div(rate)
 }
 
 #[cfg(test)]
@@ -111,5 +129,30 @@ mod tests {
         );
         pace.leave(0);
         assert!(pace.take().is_none());
+    }
+
+    /// Fifteen that begin together and are woken a little late: no second sees more than the pace, and their
+    /// closes are no waves.
+    #[tokio::test(start_paused = true)]
+    async fn those_who_share_a_pace_do_not_close_in_waves() {
+        let paces: Vec<NodePace> = (0..15).map(|_| NodePace::default()).collect();
+        let start = Instant::now();
+        paces.iter().for_each(|pace| pace.set(4_000));
+        let mut closes = Vec::new();
+        while start.elapsed() < Duration::from_secs(5) {
+            tokio::time::advance(Duration::from_millis(7)).await;
+            for pace in &paces {
+                while let Some(Ok(())) = pace.take() {
+                    closes.push(start.elapsed());
+                }
+            }
+        }
+        let within = |limit: Duration| {
+            let most = |from: &Duration| closes.iter().filter(|at| (*from..*from + limit).contains(*at)).count();
+            closes.iter().map(most).max().unwrap()
+        };
+        assert!(closes.len() >= 4 * 15 * 5 - 15, "{}", closes.len());
+        assert!(within(Duration::from_secs(1)) <= 66, "{} in a second", within(Duration::from_secs(1)));
+        assert!(within(Duration::from_millis(20)) <= 10, "{} at once", within(Duration::from_millis(20)));
     }
 }

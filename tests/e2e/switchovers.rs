@@ -57,9 +57,22 @@ struct Seen {
     lives: Mutex<Vec<Life>>,
     failures: Mutex<Vec<String>>,
     stop: AtomicBool,
+    /// How late a task of these clients was woken at worst.
+    lag: Mutex<Duration>,
 }
 
 impl Seen {
+    /// Looks how late tasks are woken, until the end.
+    async fn watch_lag(self: Arc<Self>) {
+        const NAP: Duration = Duration::from_millis(5);
+        while !self.stop.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            tokio::time::sleep(NAP).await;
+            let mut lag = self.lag.lock().await;
+            *lag = start.elapsed().saturating_sub(NAP).max(*lag);
+        }
+    }
+
     /// The most closes in any second.
     async fn busiest_second(&self) -> usize {
         let closes = self.closes.lock().await;
@@ -257,7 +270,7 @@ enum Trouble {
 }
 
 async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
-    let (sockets, pace) = (asked("TIDELOCK_SOCKETS", 240) as usize, asked("TIDELOCK_PACE", 60));
+    let (sockets, pace) = (asked("TIDELOCK_SOCKETS", 360) as usize, asked("TIDELOCK_PACE", 120));
     let (event_streams, requesters) = (sockets / 4, sockets / 6);
     let leader = fleet.leader().await;
     let follower = (leader + 1) % 3;
@@ -274,6 +287,7 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
     let api = fleet.nodes[entries[0]].api;
     let seen = Arc::new(Seen::default());
     let mut clients = JoinSet::new();
+    clients.spawn(seen.clone().watch_lag());
     for i in 0..sockets {
         clients.spawn(socket(seen.clone(), addresses[i % addresses.len()]));
     }
@@ -360,7 +374,6 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
     }
     let busiest = load.values().max().expect("they went somewhere");
     assert!(busiest * SIDE <= lives.len() * 5 / 4 + 10 * SIDE, "{load:?}");
-    // A client sees a close late, if at all, by what its scheduling costs.
     let busiest = seen.busiest_second().await;
     let mut back_after = seen.back_after.lock().await.clone();
     back_after.sort_unstable();
@@ -369,7 +382,11 @@ async fn replaced_under_load(mut fleet: Fleet, trouble: Trouble) {
         "{trouble:?}: {} moved once in {took:?}, at most {busiest} in a second, back after {p95:?} (p95), {load:?}",
         lives.len()
     );
-    assert!(busiest as u64 * 10 <= pace * 11, "{busiest} closes in one second at a pace of {pace}");
+    // A client that is woken late sees what was closed meanwhile at once, and the next ones in time: so much more
+    // than a second's closes fall into one.
+    let lag = *seen.lag.lock().await;
+    let most = pace as f64 * (1.1 + lag.as_secs_f64());
+    assert!(busiest as f64 <= most, "{busiest} closes in one second at a pace of {pace}, seen {lag:?} late");
     assert!(p95 <= BACK_WITHIN, "{p95:?} until a client is back");
     let at_pace = Duration::from_secs((sockets + event_streams) as u64 / pace);
     assert!(took >= at_pace - Duration::from_millis(500), "{took:?} is faster than the pace");
