@@ -56,7 +56,7 @@ impl NodePace {
             && let Some(interval) = interval(rate)
         {
             // Also the first close waits for its time.
-            let over = (u128::from(interval) * u128::from(self.phase) >> 16) as u64;
+            let over = ((u128::from(interval) * u128::from(self.phase)) >> 16) as u64;
             self.last.store(self.now() - over, Ordering::Release);
         }
     }
