@@ -212,6 +212,14 @@ impl Proxied {
         self.state == State::Closed || self.way.is_end()
     }
 
+    /// The endpoint has done its part, if it wants no more of the request: only bytes that are here are still to go
+    /// to the client.
+    pub(crate) fn release(&mut self) {
+        if !self.is_uploading() {
+            self.end();
+        }
+    }
+
     /// Whether the request's body is still being sent.
     pub(crate) fn is_uploading(&self) -> bool {
         match &self.way {

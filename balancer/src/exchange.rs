@@ -11,7 +11,7 @@ use std::time::Duration;
 use http::header::{DATE, SET_COOKIE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Request, Response, Version};
+use http::{HeaderName, HeaderValue, Method, Response};
 use tidelock_core::affinity::{Pin, SessionId};
 use tidelock_core::choose::{Asked, Choice, Moment, NoEndpoint, Placement, RouteTo, choose};
 use tidelock_core::retry::{Failure, Verdict, verdict};
@@ -24,7 +24,7 @@ pub(crate) use self::hold::Waiting;
 use crate::access::Access;
 use crate::attempt::{ROUTE_FOR_FIELD, ROUTE_TO_FIELD, Routed};
 use crate::headers::{self, Client, Host};
-use crate::kept::Kept;
+use crate::http2::RequestHead;
 use crate::learned::Which;
 use crate::lease::{Lasts, Lease};
 use crate::respond::Reason;
@@ -41,8 +41,6 @@ pub(crate) struct Exchange {
     pub(crate) client: Rc<Client>,
     /// As endpoints get it, but for what depends on their protocol.
     pub(crate) head: Parts,
-    /// The head's fields, while an attempt has taken them.
-    kept: Option<Kept>,
     pub(crate) host: Host,
     pub(crate) path: PathAndQuery,
     /// The body's length, if the client named it.
@@ -121,7 +119,6 @@ impl Exchange {
             worker: worker.clone(),
             client: client.clone(),
             head,
-            kept: None,
             host,
             path,
             length,
@@ -229,9 +226,6 @@ impl Exchange {
 
     /// What a failed attempt means for the request.
     pub(crate) fn failed(&mut self, choice: &Choice, failure: Failure, source: &Source) -> Verdict {
-        if let Some(kept) = self.kept.take() {
-            self.head.headers = kept.restore();
-        }
         let was_guess = self.tries.is_guess;
         if was_guess {
             self.forget_guess();
@@ -289,9 +283,6 @@ impl Exchange {
         if !is_replayable {
             return Err(Reason::RoutedTooLate);
         }
-        if let Some(kept) = self.kept.take() {
-            self.head.headers = kept.restore();
-        }
         self.worker.counters.routed.add();
         self.tries.tried.clear();
         self.tries.last = None;
@@ -313,21 +304,17 @@ impl Exchange {
         }
     }
 
-    /// The request's head as one HTTP/2 attempt sends it.
-    pub(crate) fn h2_request(&mut self, tls: bool, strip_content_length: bool) -> Request<()> {
-        let mut request = Request::new(());
-        *request.method_mut() = self.head.method.clone();
-        *request.uri_mut() = headers::h2_target(tls, &self.host, &self.path);
-        *request.version_mut() = Version::HTTP_2;
-        self.kept = Some(Kept::of(&self.head.headers));
-        let fields = request.headers_mut();
-        *fields = std::mem::take(&mut self.head.headers);
-        fields.remove(http::header::HOST);
-        fields.remove(http::header::EXPECT);
-        if strip_content_length {
-            fields.remove(http::header::CONTENT_LENGTH);
+    /// The request's head as HTTP/2 endpoints get it, `without` some of its fields.
+    pub(crate) fn h2_head<'a>(&'a self, is_https: bool, without: &'a [HeaderName]) -> RequestHead<'a> {
+        RequestHead {
+            method: &self.head.method,
+            is_https,
+            authority: self.host.authority.as_str(),
+            path: self.path.as_str(),
+            protocol: None,
+            fields: &self.head.headers,
+            without,
         }
-        request
     }
 
     /// What the balancer changes in a response's head.

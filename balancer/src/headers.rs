@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::uri::Authority;
 
 use crate::respond::Reason;
 
@@ -149,7 +149,7 @@ pub(crate) fn may_forward(headers: &mut HeaderMap) -> Result<bool, Reason> {
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, version: Version) {
     headers.remove(&PROXY);
     if version == Version::HTTP_2 {
-        // All others are malformed there, and the library has refused them (RFC 9113 section 8.2.2).
+        // All others are malformed there, and `http2` has refused them (RFC 9113 section 8.2.2).
         return;
     }
     if headers.contains_key(header::CONNECTION) {
@@ -255,15 +255,6 @@ const HEX: [[u8; 2]; 256] = {
     }
     pairs
 };
-
-/// The target as HTTP/2 endpoints want it. The scheme is that of the connection to the endpoint.
-pub(crate) fn h2_target(tls: bool, host: &Host, path: &PathAndQuery) -> Uri {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority = Some(host.authority.clone());
-    parts.path_and_query = Some(path.clone());
-    Uri::from_parts(parts).expect("scheme, authority and path make a URI")
-}
 
 #[cfg(test)]
 mod tests {

@@ -121,7 +121,7 @@ impl Outbox {
 }
 
 /// Buffers of this thread that no connection uses: an idle connection keeps none.
-mod buffers {
+pub(crate) mod buffers {
     use std::cell::RefCell;
 
     use super::GATHER_MAX;
@@ -132,19 +132,22 @@ mod buffers {
         static FREE: RefCell<Vec<Vec<u8>>> = const { RefCell::new(Vec::new()) };
     }
 
-    pub(super) fn take(buffer: &mut Vec<u8>) {
+    pub(crate) fn take(buffer: &mut Vec<u8>) {
         if buffer.capacity() == 0 {
             let free = FREE.with_borrow_mut(Vec::pop);
             *buffer = free.unwrap_or_else(|| Vec::with_capacity(GATHER_MAX));
         }
     }
 
-    pub(super) fn give_back(buffer: &mut Vec<u8>) {
+    pub(crate) fn give_back(buffer: &mut Vec<u8>) {
         if buffer.capacity() == 0 {
             return;
         }
         buffer.clear();
         let buffer = std::mem::take(buffer);
+        if buffer.capacity() > 4 * GATHER_MAX {
+            return;
+        }
         FREE.with_borrow_mut(|free| {
             if free.len() < KEPT {
                 free.push(buffer);

@@ -4,18 +4,16 @@
 //! response, ends the upload in the same step, and no detached task can sit on a window for ever.
 
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use h2::{Reason, SendStream};
 use http::HeaderMap;
 use tokio::time::{Sleep, sleep};
 
 use crate::body::{Abort, Piece, Received};
+use crate::http2::{Gone, Reason, Sender};
 use crate::source::Source;
-use crate::upstream::watch::UploadSign;
 
 /// A body of up to this many bytes is one DATA frame, the least that every peer accepts
 /// (RFC 9113 section 6.5.2).
@@ -42,7 +40,7 @@ pub(crate) enum Uploaded {
 /// not wait.
 pub(crate) struct H2Upload {
     source: Source,
-    stream: SendStream<Bytes>,
+    stream: Sender,
     /// Bytes to come by content-length.
     left: Option<u64>,
     /// Received and not yet given to the stream.
@@ -51,7 +49,6 @@ pub(crate) struct H2Upload {
     trailers: Option<HeaderMap>,
     /// A first frame has gone out.
     begun: bool,
-    sign: Rc<UploadSign>,
     hold_back: Duration,
     hold: Option<Pin<Box<Sleep>>>,
     /// A response has begun: there is nothing to wait for.
@@ -62,14 +59,8 @@ pub(crate) struct H2Upload {
 }
 
 impl H2Upload {
-    pub(crate) fn new(
-        source: Source,
-        stream: SendStream<Bytes>,
-        length: Option<u64>,
-        hold_back: Duration,
-        sign: Rc<UploadSign>,
-    ) -> H2Upload {
-        let hold_back = if sign.will_tell() { hold_back } else { Duration::ZERO };
+    pub(crate) fn new(source: Source, stream: Sender, length: Option<u64>, hold_back: Duration) -> H2Upload {
+        let hold_back = if stream.is_wide() { Duration::ZERO } else { hold_back };
         H2Upload {
             source,
             stream,
@@ -78,7 +69,6 @@ impl H2Upload {
             ending: false,
             trailers: None,
             begun: false,
-            sign,
             hold_back,
             hold: None,
             answered: false,
@@ -101,10 +91,6 @@ impl H2Upload {
     /// Whether bytes have moved since the last call.
     pub(crate) fn take_moved(&mut self) -> bool {
         std::mem::take(&mut self.moved)
-    }
-
-    pub(crate) fn sign(&self) -> Rc<UploadSign> {
-        self.sign.clone()
     }
 
     /// Ends the upload without END_STREAM: the endpoint sees a cancelled stream.
@@ -185,35 +171,15 @@ impl H2Upload {
     }
 
     /// Sends what may go of the queue, as far as the window reaches.
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ()>> {
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         let wanted = self.queue.len() - self.kept_for_last();
-        let room = ready!(self.poll_room(cx, wanted))?;
+        let room = ready!(self.stream.poll_capacity(cx))?;
         if !std::mem::replace(&mut self.begun, true) {
-            self.sign.begin();
+            self.stream.body_begins();
         }
         let piece = self.queue.split_to(room.min(wanted));
         self.moved = true;
-        Poll::Ready(self.stream.send_data(piece, false).map_err(drop))
-    }
-
-    fn poll_room(&mut self, cx: &mut Context<'_>, wanted: usize) -> Poll<Result<usize, ()>> {
-        self.stream.reserve_capacity(wanted);
-        match self.stream.capacity() {
-            0 => loop {
-                match ready!(self.stream.poll_capacity(cx)) {
-                    Some(Ok(0)) => {}
-                    Some(Ok(room)) => return Poll::Ready(Ok(room)),
-                    Some(Err(_)) | None => return Poll::Ready(Err(())),
-                }
-            },
-            room => {
-                // A reset is not seen by a stream that has room.
-                if let Poll::Ready(_gone) = self.stream.poll_reset(cx) {
-                    return Poll::Ready(Err(()));
-                }
-                Poll::Ready(Ok(room))
-            }
-        }
+        Poll::Ready(self.stream.send_data(piece, false))
     }
 
     /// The last frame, or the trailers: what makes the request whole.
@@ -221,7 +187,7 @@ impl H2Upload {
         ready!(self.poll_reads(cx));
         while !self.queue.is_empty() {
             let length = self.queue.len();
-            let Ok(room) = ready!(self.poll_room(cx, length)) else {
+            let Ok(room) = ready!(self.stream.poll_capacity(cx)) else {
                 return Poll::Ready(Uploaded::Refused);
             };
             let piece = self.queue.split_to(room.min(length));
@@ -235,7 +201,7 @@ impl H2Upload {
             }
         }
         let sent = match self.trailers.take() {
-            Some(trailers) => self.stream.send_trailers(trailers),
+            Some(trailers) => self.stream.send_trailers(&trailers),
             None => self.stream.send_data(Bytes::new(), true),
         };
         Poll::Ready(if sent.is_ok() { Uploaded::Whole } else { Uploaded::Refused })
@@ -243,10 +209,10 @@ impl H2Upload {
 
     /// Waits until the endpoint is seen to read, where there is something that it could have read.
     fn poll_reads(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.begun || self.answered || self.hold_back.is_zero() || self.sign.poll_reads(cx.waker()) {
+        if !self.begun || self.answered || self.hold_back.is_zero() {
             return Poll::Ready(());
         }
-        if let Poll::Ready(_gone) = self.stream.poll_reset(cx) {
+        if self.stream.poll_reads(cx).is_ready() || self.stream.poll_broken(cx).is_ready() {
             return Poll::Ready(());
         }
         let hold_back = self.hold_back;

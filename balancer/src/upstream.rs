@@ -8,7 +8,6 @@ pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod lasting;
 pub(crate) mod places;
-pub(crate) mod watch;
 
 use std::cell::{Cell, RefCell};
 use std::io;

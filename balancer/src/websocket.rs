@@ -21,6 +21,7 @@ pub(crate) use tunnel::Tunnel;
 use crate::attempt::{Attempt, Failed, Interim};
 use crate::body::Received;
 use crate::exchange::Exchange;
+use crate::http2::Protocol;
 use crate::proxy::{OutBody, Outbound, aborted, own};
 use crate::upstream::lasting::Open;
 use crate::worker::Worker;
@@ -42,8 +43,8 @@ pub(crate) enum AskedBy {
 /// Turns an extended CONNECT for a WebSocket into the upgrade that all endpoints know; none when it
 /// is for something else.
 pub(crate) fn from_extended_connect(head: &mut Parts, worker: &Rc<Worker>) -> Option<AskedBy> {
-    let protocol = head.extensions.get::<h2::ext::Protocol>()?;
-    if head.method != Method::CONNECT || protocol.as_str() != "websocket" {
+    let Protocol(protocol) = head.extensions.get()?;
+    if head.method != Method::CONNECT || protocol != "websocket" {
         return None;
     }
     let random = u128::from(worker.random()) << 64 | u128::from(worker.random());

@@ -2,21 +2,25 @@
 //! stream on a connection that is there, instead of a connection of its own.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
 use bytes::Bytes;
-use h2::ext::Protocol;
-use http::{Method, Response, header};
+use http::header::{CONNECTION, EXPECT, HOST, SEC_WEBSOCKET_KEY, UPGRADE};
+use http::{HeaderName, Method, Response};
 use tidelock_core::retry::Failure;
 
 use super::h2::{Running, failure};
 use super::{Attempt, Failed, Proxied, Wait, Way};
 use crate::body::Received;
+use crate::http2::RequestHead;
 use crate::source::Source;
 use crate::timers::FirstByte;
 use crate::upstream::h2::Slot;
 use crate::websocket::side::StreamSide;
+
+/// Fields that stay here: what an upgrade says of itself (RFC 8441 section 5).
+static OF_UPGRADE: [HeaderName; 5] = [HOST, EXPECT, CONNECTION, UPGRADE, SEC_WEBSOCKET_KEY];
 
 /// What the endpoint made of it.
 pub(crate) enum Connected {
@@ -64,25 +68,22 @@ impl Attempt<'_> {
 
     /// Asks on `slot` and waits for the final response's head.
     pub(crate) async fn connect(&mut self, slot: Slot) -> Result<Connected, Failed> {
-        let mut request = self.exchange.h2_request(self.endpoint.is_tls(), false);
-        *request.method_mut() = Method::CONNECT;
-        request.extensions_mut().insert(Protocol::from_static("websocket"));
-        // What an upgrade says of itself (RFC 8441 section 5).
-        for name in [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY] {
-            request.headers_mut().remove(name);
-        }
-        let reads = slot.watch().reads();
-        let Ok((response, mut send)) = slot.send().send_request(request, false) else {
+        let head = RequestHead {
+            method: &Method::CONNECT,
+            protocol: Some("websocket"),
+            ..self.exchange.h2_head(self.endpoint.is_tls(), &OF_UPGRADE)
+        };
+        let reads = slot.client().reads();
+        let Ok((mut send, mut response)) = slot.client().send(&head, false) else {
             slot.settle();
             slot.retire_connection();
             return Err(Failed::Endpoint(Failure::Unprocessed, Source::gone()));
         };
-        let mut response = pin!(response);
         let mut wait = FirstByte::new(&self.pool.timeouts);
         let mut cut = self.endpoint.until_cut();
         let outcome = poll_fn(|cx| {
-            if let Poll::Ready(head) = self.poll_head(response.as_mut(), cx) {
-                return Poll::Ready(head.map_err(|error| Wait::Endpoint(failure(&error))));
+            if let Poll::Ready(head) = self.poll_head(&mut response, cx) {
+                return Poll::Ready(head.map_err(|broken| Wait::Endpoint(failure(broken))));
             }
             if Pin::new(&mut cut).poll(cx).is_ready() {
                 return Poll::Ready(Err(Wait::Endpoint(Failure::Broken)));
@@ -92,18 +93,14 @@ impl Attempt<'_> {
         .await;
         match outcome {
             Ok(head) => {
-                let (parts, body) = head.into_parts();
-                let body = Received::h2(body);
-                if parts.status.is_success() {
-                    return Ok(Connected::Open(
-                        Response::from_parts(parts, ()),
-                        StreamSide::upstream(body, send, slot),
-                    ));
+                let body = Received::h2(response);
+                if head.status().is_success() {
+                    return Ok(Connected::Open(head, StreamSide::upstream(body, send, slot)));
                 }
                 // It is a request like any other, which ends here.
                 let _ = send.send_data(Bytes::new(), true);
                 let answer = Answer(Running::without_upload(body, slot));
-                Ok(Connected::Refused(Response::from_parts(parts, answer)))
+                Ok(Connected::Refused(head.map(|()| answer)))
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
             Err(Wait::Endpoint(failure)) => {

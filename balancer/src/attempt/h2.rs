@@ -1,19 +1,24 @@
 //! An attempt on an HTTP/2 endpoint.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 
-use http::{Response, StatusCode};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::{HeaderName, Response};
 use tidelock_core::retry::Failure;
 
 use super::{Attempt, Failed, Proxied, Routed, Wait, Way};
 use crate::body::{Abort, Piece, Received};
+use crate::http2::{Broken, Reason, Receiver};
 use crate::lease::Lease;
 use crate::source::Source;
 use crate::timers::FirstByte;
 use crate::upload::{H2Upload, Uploaded};
 use crate::upstream::h2::Slot;
+
+/// Fields that stay here: the host is the `:authority`, and what is expected the client has had. The last one goes,
+/// where the pool does not want it stripped.
+static NOT_SENT: [HeaderName; 3] = [HOST, EXPECT, CONTENT_LENGTH];
 
 /// A response that runs, and its upload if it still does.
 pub(crate) struct Running {
@@ -38,32 +43,22 @@ impl Attempt<'_> {
             },
         };
         let end = source.is_end();
-        let reads = slot.watch().reads();
-        let request = self.exchange.h2_request(self.endpoint.is_tls(), self.pool.strip_content_length);
-        let sent = slot.send().send_request(request, end);
-        let (response, stream) = match sent {
-            Ok(sent) => sent,
-            Err(error) => {
-                // Nothing has been sent: the connection is closing, or closed just now.
-                slot.settle();
-                slot.retire_connection();
-                // An error without reason or I/O behind it is the library's refusal of the
-                // request itself, which another connection would refuse too.
-                let ours = error.reason().is_none() && !error.is_io();
-                let failure =
-                    if ours && !slot.watch().is_going_away() { Failure::Protocol } else { Failure::Unprocessed };
-                return Err(Failed::Endpoint(failure, source));
-            }
+        let reads = slot.client().reads();
+        let without = if self.pool.strip_content_length { &NOT_SENT[..] } else { &NOT_SENT[..2] };
+        let head = self.exchange.h2_head(self.endpoint.is_tls(), without);
+        let Ok((stream, mut response)) = slot.client().send(&head, end) else {
+            // Nothing has been sent: the connection is closing, or closed just now.
+            slot.settle();
+            slot.retire_connection();
+            return Err(Failed::Endpoint(Failure::Unprocessed, source));
         };
         let (mut pump, mut idle_source) = match end {
             true => (None, Some(source)),
             false => {
-                let sign = slot.watch().upload(stream.stream_id().as_u32());
                 let (length, hold_back) = (self.exchange.length, self.exchange.worker.config.timeouts.body_hold_back);
-                (Some(Box::new(H2Upload::new(source, stream, length, hold_back, sign))), None)
+                (Some(Box::new(H2Upload::new(source, stream, length, hold_back))), None)
             }
         };
-        let mut response = pin!(response);
         let mut wait = FirstByte::new(&self.pool.timeouts);
         let outcome = poll_fn(|cx| {
             let mut uploaded = None;
@@ -77,9 +72,9 @@ impl Attempt<'_> {
                     wait.moved();
                 }
             }
-            match self.poll_head(response.as_mut(), cx) {
+            match self.poll_head(&mut response, cx) {
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, uploaded))),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(Wait::Endpoint(failure(&error)))),
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(Wait::Endpoint(failure(broken)))),
                 Poll::Pending => {}
             }
             if uploaded.is_some() {
@@ -94,15 +89,10 @@ impl Attempt<'_> {
         })
         .await;
         match outcome {
-            // The client asked for no change of protocol, and HTTP/2 has none (RFC 9113 section 8.6).
-            Ok((head, _)) if head.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                Err(Failed::Endpoint(Failure::Protocol, Source::gone()))
-            }
             Ok((head, uploaded)) => {
                 if let Some(to) = self.route_to(head.headers()) {
-                    return Err(routed(to, &head, slot, pump, idle_source));
+                    return Err(routed(to, &response, slot, pump, idle_source));
                 }
-                let sign = pump.as_ref().map(|pump| pump.sign());
                 if uploaded.is_some() {
                     idle_source = pump.take().map(|pump| pump.into_source());
                 }
@@ -110,11 +100,10 @@ impl Attempt<'_> {
                 if let Some(pump) = &mut pump {
                     pump.answered();
                 }
-                let (parts, body) = head.into_parts();
-                let reads = slot.watch().reads();
-                let way = Way::H2(Running { download: Received::h2_answer(body, sign), pump, unwanted, reads, slot });
+                let reads = slot.client().reads();
+                let way = Way::H2(Running { download: Received::h2(response), pump, unwanted, reads, slot });
                 let proxied = Proxied::new(way, self.pool.timeouts.idle_ms.duration(), lease);
-                Ok(Response::from_parts(parts, proxied))
+                Ok(head.map(|()| proxied))
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
             Err(Wait::Endpoint(failure)) => {
@@ -128,13 +117,13 @@ impl Attempt<'_> {
     /// The final response's head; interim ones before it are passed on.
     pub(super) fn poll_head(
         &self,
-        mut response: Pin<&mut h2::client::ResponseFuture>,
+        response: &mut Receiver,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<Response<h2::RecvStream>, h2::Error>> {
-        while let Poll::Ready(Some(Ok(interim))) = response.as_mut().get_mut().poll_informational(cx) {
+    ) -> Poll<Result<Response<()>, Broken>> {
+        while let Some(interim) = response.take_interim() {
             self.interim.push(interim);
         }
-        response.poll(cx)
+        response.poll_head(cx)
     }
 }
 
@@ -142,12 +131,12 @@ impl Attempt<'_> {
 #[cold]
 fn routed(
     to: Routed,
-    head: &Response<h2::RecvStream>,
+    response: &Receiver,
     slot: Slot,
     pump: Option<Box<H2Upload>>,
     idle_source: Option<Source>,
 ) -> Failed {
-    if head.body().is_end_stream() && pump.is_none() {
+    if response.is_end() && pump.is_none() {
         slot.settle();
     }
     let source = pump.map(|pump| pump.cancel()).or(idle_source).unwrap_or_else(Source::gone);
@@ -160,21 +149,19 @@ fn unwanted(source: Source) -> Option<Box<Received>> {
     (!rest.is_end()).then(|| Box::new(rest))
 }
 
-pub(super) fn failure(error: &h2::Error) -> Failure {
-    let remote = error.is_remote();
-    match error.reason() {
-        // Told by the library only for streams above the GOAWAY's last stream id.
-        Some(_) if remote && error.is_go_away() => Failure::Unprocessed,
-        Some(h2::Reason::REFUSED_STREAM) if remote && error.is_reset() => Failure::Unprocessed,
-        Some(_) if error.is_library() => Failure::Protocol,
-        _ => Failure::Broken,
+pub(super) fn failure(broken: Broken) -> Failure {
+    match broken {
+        Broken::Unprocessed | Broken::Reset(Reason::REFUSED_STREAM) => Failure::Unprocessed,
+        // What the endpoint sent was no response.
+        Broken::Here(_) => Failure::Protocol,
+        Broken::Reset(_) | Broken::Gone => Failure::Broken,
     }
 }
 
 impl Running {
     /// The response to a request that has ended.
     pub(super) fn without_upload(download: Received, slot: Slot) -> Running {
-        let reads = slot.watch().reads();
+        let reads = slot.client().reads();
         Running { download, pump: None, unwanted: None, reads, slot }
     }
 
@@ -189,7 +176,7 @@ impl Running {
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
         let piece = self.download.poll_piece(cx);
         if piece.is_ready() {
-            self.reads = self.slot.watch().reads();
+            self.reads = self.slot.client().reads();
         }
         piece
     }

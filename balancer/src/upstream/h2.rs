@@ -7,13 +7,10 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use h2::client::SendRequest;
 use tidelock_core::retry::Failure;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
@@ -21,9 +18,8 @@ use tracing::debug;
 
 use super::dial::Wanted;
 use super::places::QueueFull;
-use super::watch::FrameWatch;
 use super::{ConnectionPlace, Endpoint, Lend, LendError};
-use crate::gather::gathered;
+use crate::http2::{Client, Config, End, Reason};
 use crate::socket::Socket;
 use crate::websocket::CLOSE_TIME;
 
@@ -34,6 +30,8 @@ const STREAM_WINDOW: u32 = 256 * 1024;
 const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
 /// Larger frames make fewer of them on large bodies.
 const MAX_FRAME: u32 = 64 * 1024;
+/// A response's head, as RFC 9113 section 6.5.2 counts it.
+const MAX_HEADER_BYTES: u32 = 128 * 1024;
 /// Streams on one connection, below whatever the endpoint allows: Bandit names no limit.
 const MAX_STREAMS: usize = 256;
 /// Connections to one endpoint from one worker.
@@ -69,8 +67,7 @@ pub(crate) struct Connections {
 
 #[derive(Debug)]
 pub(crate) struct Connection {
-    send: SendRequest<Bytes>,
-    pub(crate) watch: Rc<FrameWatch>,
+    client: Client,
     streams: Cell<usize>,
     lent: Cell<u32>,
     opened: Instant,
@@ -94,22 +91,17 @@ pub(crate) struct Slot {
 
 impl Connection {
     fn is_usable(&self) -> bool {
-        !self.retired.get() && !self.watch.is_going_away()
+        !self.retired.get() && !self.client.is_going_away()
     }
 
     fn has_room(&self) -> bool {
-        self.is_usable() && self.streams.get() < self.send.current_max_send_streams().min(MAX_STREAMS)
+        self.is_usable() && self.streams.get() < self.client.max_streams().min(MAX_STREAMS)
     }
 }
 
 impl Slot {
-    /// A handle of its own: a clone knows nothing of others' pending streams.
-    pub(crate) fn send(&self) -> SendRequest<Bytes> {
-        self.connection.send.clone()
-    }
-
-    pub(crate) fn watch(&self) -> &FrameWatch {
-        &self.connection.watch
+    pub(crate) fn client(&self) -> &Client {
+        &self.connection.client
     }
 
     /// The stream has come to its end on both sides, or the endpoint has reset it. Otherwise its end
@@ -122,7 +114,7 @@ impl Slot {
     /// `since`, it is not the request that the endpoint is slow with: the connection is half open,
     /// or the endpoint hangs, and the next request shall not wait as long (H7).
     pub(crate) fn suspect(&self, since: u64) {
-        if self.connection.watch.reads() == since {
+        if self.client().reads() == since {
             debug!("nothing comes on the connection any more");
             self.connection.retire();
         }
@@ -131,9 +123,8 @@ impl Slot {
     /// Whether the endpoint takes WebSockets on streams, which its SETTINGS say; none when they do not
     /// come in time.
     pub(crate) async fn takes_connect(&self, limit: Duration) -> Option<bool> {
-        let settings = self.connection.watch.settings();
-        timeout(limit, settings).await.ok()?;
-        Some(self.send().is_extended_connect_protocol_enabled())
+        timeout(limit, self.client().settings()).await.ok()?;
+        Some(self.client().takes_connect())
     }
 
     /// The stream is a WebSocket's, which is given time to close when its endpoint is cut off.
@@ -148,7 +139,7 @@ impl Slot {
             Failure::Timeout => self.suspect(since),
             _ => self.settle(),
         }
-        if failure == Failure::Unprocessed && self.watch().is_going_away() {
+        if failure == Failure::Unprocessed && self.client().is_going_away() {
             self.retire_connection();
         }
     }
@@ -328,7 +319,7 @@ impl Connections {
     ) -> io::Result<(Rc<Connection>, impl Future<Output = ()> + use<>)> {
         let opened = async {
             let (socket, _) = endpoint.dialer().connect(&endpoint.address, Wanted::H2, limit).await?;
-            begin(socket).await
+            Ok(begin(socket))
         };
         endpoint.dialled(opened.await, random)
     }
@@ -338,15 +329,9 @@ impl Connections {
         self.dialling.set(true);
         let (connections, endpoint, generation) = (self.clone(), lend.endpoint.clone(), self.generation.get());
         lend.worker.tasks.spawn_local(async move {
-            let begun = begin(socket).await;
+            let (connection, task) = begin(socket);
             connections.dialling.set(false);
-            match begun {
-                Ok((connection, task)) => connections.run(endpoint, connection, task, generation).await,
-                Err(error) => {
-                    debug!(%error, "a connection to an endpoint did not begin");
-                    connections.changed.notify_waiters();
-                }
-            }
+            connections.run(endpoint, connection, task, generation).await;
             drop(place);
         });
     }
@@ -395,21 +380,22 @@ impl Connections {
 }
 
 /// HTTP/2 on a new connection, and the task that drives it to its end.
-async fn begin(socket: Socket) -> io::Result<(Rc<Connection>, impl Future<Output = ()> + use<>)> {
-    let watch = Rc::new(FrameWatch::default());
-    let (io, drainer) = gathered(socket, Bytes::new(), watch.clone());
-    let handshake = h2::client::Builder::new()
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_frame_size(MAX_FRAME)
-        .max_header_list_size(128 * 1024)
-        .enable_push(false)
-        .handshake::<_, Bytes>(io);
-    let (send, mut h2) = drainer.drive(handshake).await.map_err(io::Error::other)?;
+fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
+    let (client, mut http2) = Client::begin(
+        socket,
+        Config {
+            stream_window: STREAM_WINDOW,
+            connection_window: CONNECTION_WINDOW,
+            max_frame: MAX_FRAME,
+            max_streams: 0,
+            max_header_bytes: MAX_HEADER_BYTES,
+            // It answers for what it does itself; each stream that it spoils is a failed request.
+            max_faults: usize::MAX,
+        },
+    );
     let now = Instant::now();
     let connection = Rc::new(Connection {
-        send,
-        watch,
+        client,
         streams: Cell::new(0),
         lent: Cell::new(0),
         opened: now,
@@ -421,37 +407,39 @@ async fn begin(socket: Socket) -> io::Result<(Rc<Connection>, impl Future<Output
     });
     let held = connection.clone();
     let task = async move {
-        let pings = h2.ping_pong();
-        let keep_alive = keep_alive(pings, &held);
-        let mut drive = pin!(drainer.drive(h2));
         tokio::select! {
-            ended = &mut drive => {
-                if let Err(error) = ended {
-                    debug!(%error, "the connection to the endpoint broke");
+            ended = poll_fn(|cx| {
+                let ended = http2.poll_read(cx);
+                let _ = http2.poll_write(cx);
+                match ended {
+                    // A GOAWAY on an idle connection: nobody else would end it.
+                    Poll::Pending if held.client.is_going_away() && held.streams.get() == 0 => {
+                        http2.give_up(Reason::NO_ERROR);
+                        Poll::Ready(End::Left)
+                    }
+                    ended => ended,
                 }
-            }
+            }) => debug!(?ended, "the connection to the endpoint has ended"),
             // What the last stream has left, its reset perhaps, goes out before the connection ends.
-            () = held.idle.notified() => poll_fn(|cx| {
-                let _ = drive.as_mut().poll(cx);
-                Poll::Ready(())
-            })
-            .await,
-            () = keep_alive => debug!("the endpoint answers no PING"),
+            () = held.idle.notified() => http2.give_up(Reason::NO_ERROR),
+            () = keep_alive(&held) => return debug!("the endpoint answers no PING"),
         }
+        poll_fn(|cx| Poll::Ready(http2.poll_write(cx).is_ready())).await;
     };
-    Ok((connection, task))
+    (connection, task)
 }
 
 /// Keeps a connection with quiet streams alive; ends when the endpoint does not answer.
-async fn keep_alive(pings: Option<h2::PingPong>, connection: &Connection) {
-    let Some(mut pings) = pings else { return std::future::pending().await };
+async fn keep_alive(connection: &Connection) {
     loop {
         tokio::time::sleep(PING_EVERY).await;
         if connection.streams.get() == 0 {
             continue;
         }
-        let pong = timeout(PONG_WITHIN, pings.ping(h2::Ping::opaque())).await;
-        if !matches!(pong, Ok(Ok(_))) {
+        let before = connection.client.pongs();
+        connection.client.ping();
+        tokio::time::sleep(PONG_WITHIN).await;
+        if connection.client.pongs() == before {
             return;
         }
     }

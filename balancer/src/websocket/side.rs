@@ -4,10 +4,10 @@
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
 
 use crate::body::{Piece, Received};
 use crate::h1::wire::Wire;
+use crate::http2::{Reason, Sender};
 use crate::upstream::ConnectionPlace;
 use crate::upstream::h2::Slot;
 
@@ -80,7 +80,7 @@ impl Side for Upgraded {
 /// A stream of HTTP/2.
 pub(crate) struct StreamSide {
     receive: Received,
-    send: SendStream<Bytes>,
+    send: Sender,
     /// Sent, as far as the window has not let it out.
     left: Bytes,
     ended: bool,
@@ -91,12 +91,12 @@ pub(crate) struct StreamSide {
 
 impl StreamSide {
     /// A client's.
-    pub(crate) fn downstream(receive: Received, send: SendStream<Bytes>) -> StreamSide {
+    pub(crate) fn downstream(receive: Received, send: Sender) -> StreamSide {
         StreamSide { receive, send, left: Bytes::new(), ended: false, gone: false, slot: None }
     }
 
     /// An endpoint's.
-    pub(crate) fn upstream(receive: Received, send: SendStream<Bytes>, slot: Slot) -> StreamSide {
+    pub(crate) fn upstream(receive: Received, send: Sender, slot: Slot) -> StreamSide {
         slot.carries_tunnel();
         let mut side = StreamSide::downstream(receive, send);
         side.slot = Some(slot);
@@ -126,21 +126,14 @@ impl Side for StreamSide {
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
         while !self.left.is_empty() {
-            self.send.reserve_capacity(self.left.len());
-            let room = match self.send.capacity() {
-                0 => match ready!(self.send.poll_capacity(cx)) {
-                    Some(Ok(room)) => room,
-                    Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
-                },
-                room => room,
-            };
+            let Ok(room) = ready!(self.send.poll_capacity(cx)) else { return Poll::Ready(Err(Gone)) };
             let piece = self.left.split_to(room.min(self.left.len()));
             if self.send.send_data(piece, false).is_err() {
                 return Poll::Ready(Err(Gone));
             }
         }
         // Nothing else tells that the peer has reset a stream on which nothing is sent.
-        match self.send.poll_reset(cx) {
+        match self.send.poll_broken(cx) {
             Poll::Ready(_) if !self.ended => {
                 self.gone = true;
                 Poll::Ready(Err(Gone))

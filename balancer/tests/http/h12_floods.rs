@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use tidelock_balancer::{Config, Limits};
+use tidelock_core::report::Counts;
 
 use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
 use crate::frames::{CANCEL, Event, Peer};
@@ -77,7 +78,8 @@ async fn a_client_without_a_window_is_not_kept_for_ever() {
     let mut config = config();
     config.timeouts.downstream_idle = Duration::from_millis(200);
     config.timeouts.handshake = Duration::from_millis(200);
-    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let spec = serde_json::json!({ "protocol": "h2c", "timeouts": { "idle_ms": 200 } });
+    let fleet = Fleet::with_pool(config, serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
     let mut client = fleet.h2().await;
     // SETTINGS_INITIAL_WINDOW_SIZE 0.
     client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
@@ -90,10 +92,31 @@ async fn a_client_without_a_window_is_not_kept_for_ever() {
     loop {
         match client.next().await {
             Event::Closed => break,
-            Event::GoAway { .. } => {}
+            Event::GoAway { .. } | Event::Reset { .. } => {}
             other => panic!("{other:?}"),
         }
     }
+}
+
+/// What an endpoint has answered in full keeps no place there, whatever its client reads.
+#[tokio::test]
+async fn a_client_without_a_window_does_not_keep_its_endpoint() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+    client.ping().await;
+    let stream = client.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let theirs = upstream.expect_request().await.stream;
+    fleet.counted(&endpoint, Counts { requests: 1, ..Counts::default() }).await;
+    upstream.respond(theirs, "200", b"read late").await;
+    assert_eq!(client.expect_headers().await.0, stream);
+    fleet.counted(&endpoint, Counts::default()).await;
+    client.window_update(stream, 4).await;
+    assert_eq!(client.expect_data().await, (stream, b"read".to_vec(), false));
+    client.window_update(stream, 100).await;
+    assert_eq!(client.expect_data().await, (stream, b" late".to_vec(), true));
 }
 
 /// The client's own fault, not the endpoint's.

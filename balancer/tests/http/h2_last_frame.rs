@@ -161,8 +161,8 @@ async fn a_length_that_is_left_out_has_been_checked() {
 
     let short = client.request("POST", "/up", &[("content-length", "30000")], false).await;
     client.data(short, &[b'x'; 16_384], false).await;
-    client.data(short, &[b'x'; 100], true).await;
     let (at, ..) = upstream.expect_headers().await;
+    client.data(short, &[b'x'; 100], true).await;
     loop {
         match upstream.next().await {
             Event::Data { end: false, .. } => {}

@@ -92,6 +92,9 @@ async fn a_target_that_is_too_long_is_414() {
     let mut client = fleet.h2().await;
     let stream = client.get(&long).await;
     assert_eq!(client.response(stream).await.whole().0, "414");
+    // Larger than all fields may be together.
+    let stream = client.get(&format!("/{}", "x".repeat(20_000))).await;
+    assert_eq!(client.response(stream).await.whole().0, "431");
     goes_on(&mut client, &endpoint).await;
     for length in [9_000, 20_000] {
         let head = format!("GET /{} HTTP/1.1\r\nhost: app.test\r\n\r\n", "x".repeat(length));

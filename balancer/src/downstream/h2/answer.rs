@@ -3,26 +3,23 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use h2::server::SendResponse;
-use h2::{Reason, RecvStream, SendStream};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode, header};
 
 use crate::access::Access;
 use crate::attempt::{Interim, Proxied};
 use crate::body::{Piece, Received};
 use crate::exchange::Exchange;
 use crate::headers::Client;
+use crate::http2::{Accepted, Gone, Reason, Sender};
 use crate::proxy::{self, OutBody, Outbound};
+use crate::respond;
 use crate::upload;
 use crate::websocket::side::StreamSide;
 use crate::websocket::{self, AskedBy, Tunnel};
 use crate::worker::Worker;
-
-/// The last piece of a response is left to the library if it is no larger.
-const SENT_AT_ONCE: usize = 16 * 1024;
 
 /// How a request has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,11 +34,10 @@ pub(super) enum Ended {
 pub(super) fn answer(
     worker: &Rc<Worker>,
     client: &Rc<Client>,
-    request: Request<RecvStream>,
-    mut respond: SendResponse<Bytes>,
+    accepted: Accepted,
 ) -> impl Future<Output = Ended> + use<> {
-    let (mut head, body) = request.into_parts();
-    let body = Received::h2(body);
+    let Accepted { mut head, is_too_large, mut sender, receiver } = accepted;
+    let body = Received::h2(receiver);
     let asked = match head.method {
         Method::CONNECT => websocket::from_extended_connect(&mut head, worker),
         _ => None,
@@ -50,50 +46,51 @@ pub(super) fn answer(
     if !body.is_end()
         && head.headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"))
     {
-        let mut go_on = Response::new(());
-        *go_on.status_mut() = StatusCode::CONTINUE;
         // A client that is gone is met by the next step.
-        let _ = respond.send_informational(go_on);
+        let _ = sender.send_response(StatusCode::CONTINUE, &HeaderMap::new(), false);
     }
     let worker = worker.clone();
-    let admitted = Exchange::admit(&worker, client, head);
+    let admitted = match is_too_large {
+        true => Err((Access::begin(&worker, client, &head), respond::Reason::HeadersTooLarge)),
+        false => Exchange::admit(&worker, client, head),
+    };
     async move {
         let outbound = match admitted {
             Err((access, reason)) => Some(proxy::own(access, reason, body)),
             Ok(exchange) => match asked {
                 // Boxed: few are, and all others would pay for it.
-                Some(asked) => Box::pin(wait_for_websocket(exchange, body, asked, &mut respond)).await,
-                None => wait(exchange, body, &mut respond).await,
+                Some(asked) => Box::pin(wait_for_websocket(exchange, body, asked, &mut sender)).await,
+                None => wait(exchange, body, &mut sender).await,
             },
         };
         match outbound {
             None => Ended::BrokenOff,
             Some(Outbound::Abort(access)) => {
                 drop(access);
-                respond.send_reset(Reason::CANCEL);
+                sender.send_reset(Reason::CANCEL);
                 Ended::BrokenOff
             }
-            Some(Outbound::Response(response, access)) => send(&worker, respond, response, access, is_head).await,
+            Some(Outbound::Response(response, access)) => send(&worker, sender, response, access, is_head).await,
             Some(Outbound::Switch(head, access, body, tunnel)) => {
-                Box::pin(switch(respond, head, access, body, tunnel)).await
+                Box::pin(switch(sender, head, access, body, tunnel)).await
             }
         }
     }
 }
 
-async fn wait(exchange: Box<Exchange>, body: Received, respond: &mut SendResponse<Bytes>) -> Option<Outbound> {
+async fn wait(exchange: Box<Exchange>, body: Received, sender: &mut Sender) -> Option<Outbound> {
     let interim = Interim::default();
-    until_reset(pin!(proxy::serve(exchange, body, &interim)), &interim, respond).await
+    until_reset(pin!(proxy::serve(exchange, body, &interim)), &interim, sender).await
 }
 
 async fn wait_for_websocket(
     exchange: Box<Exchange>,
     body: Received,
     asked: AskedBy,
-    respond: &mut SendResponse<Bytes>,
+    sender: &mut Sender,
 ) -> Option<Outbound> {
     let interim = Interim::default();
-    until_reset(pin!(websocket::serve(exchange, body, &interim, asked)), &interim, respond).await
+    until_reset(pin!(websocket::serve(exchange, body, &interim, asked)), &interim, sender).await
 }
 
 /// Waits for what comes of a request; none when the client has reset it. Dropping the request then
@@ -101,17 +98,17 @@ async fn wait_for_websocket(
 async fn until_reset(
     mut serve: Pin<&mut impl Future<Output = Outbound>>,
     interim: &Interim,
-    respond: &mut SendResponse<Bytes>,
+    sender: &mut Sender,
 ) -> Option<Outbound> {
     poll_fn(|cx| {
         let served = serve.as_mut().poll(cx);
         for head in interim.take() {
             // A stream that takes none is met by the next step.
-            let _ = respond.send_informational(head);
+            let _ = sender.send_response(head.status(), head.headers(), false);
         }
         match served {
             Poll::Ready(outbound) => Poll::Ready(Some(outbound)),
-            Poll::Pending => respond.poll_reset(cx).map(|_| None),
+            Poll::Pending => sender.poll_broken(cx).map(|_| None),
         }
     })
     .await
@@ -119,27 +116,27 @@ async fn until_reset(
 
 /// The stream becomes a WebSocket.
 async fn switch(
-    mut respond: SendResponse<Bytes>,
+    mut sender: Sender,
     mut head: Response<()>,
     mut access: Access,
     body: Received,
     mut tunnel: Box<Tunnel>,
 ) -> Ended {
     websocket::to_extended_connect(&mut head);
-    let Ok(stream) = respond.send_response(head, false) else {
+    if sender.send_response(head.status(), head.headers(), false).is_err() {
         access.aborted();
         return Ended::BrokenOff;
-    };
+    }
     access.whole();
     drop(access);
-    let mut side = StreamSide::downstream(body, stream);
+    let mut side = StreamSide::downstream(body, sender);
     poll_fn(|cx| tunnel.poll(&mut side, cx)).await;
     if side.has_gone() { Ended::BrokenOff } else { Ended::Served }
 }
 
 async fn send(
     worker: &Worker,
-    mut respond: SendResponse<Bytes>,
+    mut sender: Sender,
     response: Response<OutBody>,
     mut access: Access,
     is_head: bool,
@@ -147,12 +144,14 @@ async fn send(
     let (head, body) = response.into_parts();
     let rest = match body {
         OutBody::Own(text, rest) => {
-            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), is_head) else {
+            if sender.send_response(head.status, &head.headers, is_head).is_err() {
                 return Ended::BrokenOff;
-            };
+            }
             if !is_head {
                 access.sent(text.len());
-                if stream.send_data(text, true).is_err() {
+                let limit = worker.config.timeouts.handshake;
+                let sent = tokio::time::timeout(limit, send_text(&mut sender, text)).await;
+                if !matches!(sent, Ok(Ok(()))) {
                     return Ended::BrokenOff;
                 }
             }
@@ -160,14 +159,14 @@ async fn send(
         }
         OutBody::Proxied(mut body) => {
             let end = body.is_end();
-            let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), end) else {
+            if sender.send_response(head.status, &head.headers, end).is_err() {
                 access.aborted();
                 return Ended::BrokenOff;
-            };
+            }
             if end {
                 body.ended_with_head();
                 access.whole();
-            } else if !forward(&mut stream, &mut body, &mut access).await {
+            } else if !forward(&mut sender, &mut body, &mut access).await {
                 return if access.is_aborted() { Ended::BrokenOff } else { Ended::Served };
             }
             body.finish()
@@ -175,103 +174,87 @@ async fn send(
     };
     drop(access);
     if !rest.is_end() {
-        // The response was first (H3). The stream's end is sent; the library resets it with
-        // NO_ERROR when the request's stream is dropped.
+        // The response was first (H3). Its end is sent; the stream is reset with NO_ERROR when its last handle goes.
         let limits = &worker.config.limits;
         upload::drain(rest, limits.early_response_drain_bytes, worker.config.timeouts.early_response_drain).await;
     }
     Ended::Served
 }
 
+/// Sends all of a body that is here.
+async fn send_text(sender: &mut Sender, mut text: Bytes) -> Result<(), Gone> {
+    if text.is_empty() {
+        return sender.send_data(text, true);
+    }
+    while !text.is_empty() {
+        let room = poll_fn(|cx| sender.poll_capacity(cx)).await?;
+        let piece = text.split_to(room.min(text.len()));
+        let is_end = text.is_empty();
+        sender.send_data(piece, is_end)?;
+    }
+    Ok(())
+}
+
 /// Forwards a body; false when it did not get to its end.
-async fn forward(stream: &mut SendStream<Bytes>, body: &mut Proxied, access: &mut Access) -> bool {
+async fn forward(sender: &mut Sender, body: &mut Proxied, access: &mut Access) -> bool {
     loop {
         let piece = poll_fn(|cx| match body.poll_piece(cx) {
             Poll::Ready(piece) => Poll::Ready(Some(piece)),
-            Poll::Pending => stream.poll_reset(cx).map(|_| None),
+            Poll::Pending => sender.poll_broken(cx).map(|_| None),
         })
         .await;
         let Some(piece) = piece else {
             access.aborted();
             return false;
         };
-        let sent = match piece {
+        let (sent, is_last) = match piece {
             Piece::Data(data) => {
-                let last = body.is_end();
-                access.sent(data.len());
-                match send_data(stream, body, data, last).await {
-                    Ok(()) if last => {
-                        access.whole();
-                        return true;
-                    }
-                    result => result,
+                let is_last = body.is_end();
+                if is_last {
+                    // A client that does not read keeps nothing at the endpoint that has done its part.
+                    body.release();
                 }
+                access.sent(data.len());
+                (send_data(sender, body, data, is_last).await, is_last)
             }
-            Piece::Trailers(trailers) => {
-                access.whole();
-                return stream.send_trailers(trailers).is_ok();
-            }
-            Piece::End => {
-                access.whole();
-                return stream.send_data(Bytes::new(), true).is_ok();
-            }
+            Piece::Trailers(trailers) => (sender.send_trailers(&trailers), true),
+            Piece::End => (sender.send_data(Bytes::new(), true), true),
             Piece::Aborted(_) => {
                 // Whoever broke off: a response that is not whole must not look it (H4).
                 access.cut();
-                stream.send_reset(Reason::INTERNAL_ERROR);
+                sender.send_reset(Reason::INTERNAL_ERROR);
                 return false;
             }
         };
-        if sent.is_err() {
-            access.aborted();
-            return false;
+        match sent {
+            Ok(()) if is_last => {
+                access.whole();
+                return true;
+            }
+            Ok(()) => {}
+            Err(Gone) => {
+                access.aborted();
+                return false;
+            }
         }
     }
 }
 
-/// The client takes no more.
-struct Gone;
-
 /// Sends a piece as the client's window lets it; the upload goes on meanwhile.
-async fn send_data(
-    stream: &mut SendStream<Bytes>,
-    body: &mut Proxied,
-    mut data: Bytes,
-    last: bool,
-) -> Result<(), Gone> {
+async fn send_data(sender: &mut Sender, body: &mut Proxied, mut data: Bytes, is_last: bool) -> Result<(), Gone> {
     loop {
-        let length = data.len();
-        if last && length <= SENT_AT_ONCE {
-            // The end of a response: the library holds it until the window opens, which costs no
-            // more than holding it here, and asks less often.
-            return stream.send_data(data, true).map_err(|_| Gone);
-        }
-        stream.reserve_capacity(length);
-        let room = match stream.capacity() {
-            room if room >= length => length,
-            _ => poll_fn(|cx| poll_room(stream, body, cx)).await?,
-        };
-        let piece = data.split_to(room.min(length));
-        let end = last && data.is_empty();
-        stream.send_data(piece, end).map_err(|_| Gone)?;
+        let room = poll_fn(|cx| poll_room(sender, body, cx)).await?;
+        let piece = data.split_to(room.min(data.len()));
+        sender.send_data(piece, is_last && data.is_empty())?;
         if data.is_empty() {
             return Ok(());
         }
     }
 }
 
-fn poll_room(stream: &mut SendStream<Bytes>, body: &mut Proxied, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
-    if body.poll_blocked(cx).is_ready() {
-        return Poll::Ready(Err(Gone));
-    }
-    if stream.capacity() > 0 {
-        return Poll::Ready(Ok(stream.capacity()));
-    }
-    loop {
-        match ready!(stream.poll_capacity(cx)) {
-            Some(Ok(0)) => {}
-            Some(Ok(room)) => return Poll::Ready(Ok(room)),
-            Some(Err(_)) | None => return Poll::Ready(Err(Gone)),
-        }
+fn poll_room(sender: &mut Sender, body: &mut Proxied, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
+    match sender.poll_capacity(cx) {
+        Poll::Pending if body.poll_blocked(cx).is_ready() => Poll::Ready(Err(Gone)),
+        room => room,
     }
 }

@@ -1,0 +1,61 @@
+//! HTTP/2 (RFC 9113), on both sides of the balancer.
+//!
+//! A [`Connection`] owns its socket, and the task that polls it reads and writes: what all streams
+//! have to say in a turn leaves in one system call. A stream has two handles, [`Sender`] and [`Receiver`],
+//! which its request holds. Nothing waits here to be sent but what the socket has not taken: a body that
+//! finds no window, or no room, stays where it came from. Everything is of one thread, so there is no lock.
+//!
+//! What a peer may cost is bounded: by windows (what is received and not taken), by [`READ_STOP`] (what is
+//! answered and not read), and by two budgets of [`budget`] (what is wrong, and what is good for nothing).
+
+mod budget;
+mod client;
+mod connection;
+mod frame;
+mod head;
+mod headers;
+mod hpack;
+mod input;
+mod output;
+mod server;
+mod state;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+pub(crate) use budget::Budget;
+pub(crate) use client::{Client, RequestHead};
+pub(crate) use connection::{Connection, End};
+pub(crate) use frame::Reason;
+pub(crate) use head::Protocol;
+pub(crate) use server::{Accepted, server};
+pub(crate) use stream::{Broken, Gone, Receiver, Sender};
+
+/// Output that waits for the socket beyond this makes bodies wait.
+const OUTPUT_MAX: usize = 64 * 1024;
+/// Beyond this nothing more is read: a peer that does not read its answers gets no more of them.
+const READ_STOP: usize = 512 * 1024;
+/// Over what time a peer's faults are counted.
+const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+/// Frames that are good for nothing (no bytes, of streams that are over, unknown) within [`BUDGET_WINDOW`].
+/// An upload of tiny frames that is broken off leaves some thousands of them on their way.
+const NOISE_MAX: usize = 20_000;
+
+/// What one side of a connection offers and allows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Config {
+    /// What a peer may send on one stream before it is read, in bytes.
+    pub(crate) stream_window: u32,
+    /// The same for all its streams together.
+    pub(crate) connection_window: u32,
+    /// The largest frame that is taken.
+    pub(crate) max_frame: u32,
+    /// Streams that a peer may have open.
+    pub(crate) max_streams: u32,
+    /// A head's size, as RFC 9113 section 6.5.2 counts it. Beyond four times this the connection ends.
+    pub(crate) max_header_bytes: u32,
+    /// Stream errors that a peer may make within [`BUDGET_WINDOW`].
+    pub(crate) max_faults: usize,
+}
