@@ -6,9 +6,24 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Wake, Waker};
+use std::task::{Context, Poll, Wake, Waker};
 
 use futures_util::task::AtomicWaker;
+
+/// Lets all tasks run that wait to. Before a write: what they write themselves then leaves right behind one another, and a
+/// peer that is woken for the first of it finds the rest without being woken again (measured: 6 % of the CPU of a small
+/// request over HTTP/1.1).
+pub(crate) async fn behind_others() {
+    let mut is_first = true;
+    std::future::poll_fn(|cx| {
+        if !std::mem::take(&mut is_first) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
 
 /// How often a turn is done again before others have theirs. Few, since a resource whose budget
 /// is used up (tokio's cooperative scheduling) wakes its task until the task yields.
@@ -77,7 +92,6 @@ impl Turn {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
-    use std::task::Poll;
 
     use super::*;
 

@@ -18,6 +18,7 @@ use crate::h1::wire::Wire;
 use crate::lease::Lease;
 use crate::source::Source;
 use crate::timers::FirstByte;
+use crate::turn::behind_others;
 use crate::upload::Uploaded;
 use crate::upstream::ConnectionPlace;
 use crate::upstream::h1::Lent;
@@ -79,6 +80,10 @@ impl Attempt<'_> {
         let mut wait = FirstByte::new(&self.pool.timeouts);
         let mut cut = self.endpoint.until_cut();
         let mut reader = HeadReader::default();
+        if head.version != http::Version::HTTP_2 {
+            // Requests that share a connection are behind the others already.
+            behind_others().await;
+        }
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(Uploaded::Aborted(abort)) = upload.poll(&mut lent.wire, cx) {
                 return Poll::Ready(Err(Wait::Client(abort)));

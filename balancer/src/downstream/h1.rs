@@ -25,6 +25,7 @@ use crate::headers::{Client, content_length};
 use crate::proxy::{self, OutBody, Outbound};
 use crate::respond::Reason;
 use crate::timers::Idle;
+use crate::turn::behind_others;
 use crate::upload;
 use crate::websocket::{self, AskedBy, Tunnel};
 use crate::worker::Worker;
@@ -337,6 +338,7 @@ impl Connection {
 
     /// Waits until the socket has taken all, or nothing for too long.
     async fn drained(&self, idle: &mut Idle) -> Result<(), Unsent> {
+        behind_others().await;
         poll_fn(|cx| {
             let wire = &mut self.incoming.borrow_mut().wire;
             match wire.poll_drain(cx) {
