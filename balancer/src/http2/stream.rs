@@ -128,6 +128,12 @@ impl Sender {
     }
 }
 
+impl Drop for Sender {
+    fn drop(&mut self) {
+        self.0.shared.state.borrow_mut().wants_no_turn(self.0.at);
+    }
+}
+
 impl Receiver {
     /// Whether it is known now that nothing more comes.
     pub(crate) fn is_end(&self) -> bool {
