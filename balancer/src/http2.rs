@@ -46,7 +46,8 @@ const NOISE_MAX: usize = 20_000;
 /// What one side of a connection offers and allows.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Config {
-    /// What a peer may send on one stream before it is read, in bytes.
+    /// What a peer may send on one stream before it is read, in bytes; not below 65,535, which a peer may send before it
+    /// has heard of this.
     pub(crate) stream_window: u32,
     /// The same for all its streams together.
     pub(crate) connection_window: u32,

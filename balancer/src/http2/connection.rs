@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 
-use super::frame::Reason;
+use super::frame::{DEFAULT_WINDOW, Reason};
 use super::input::Input;
 use super::server::Incoming;
 use super::state::{Farewell, Role, State};
@@ -61,6 +61,7 @@ const LINGER_TIME: Duration = Duration::from_secs(1);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     pub(super) fn new(socket: S, first: Bytes, role: Role, config: Config) -> Connection<S> {
+        debug_assert!(config.stream_window.min(config.connection_window) >= DEFAULT_WINDOW);
         let shared =
             Shared { state: RefCell::new(State::new(role, config)), has_settings: Rc::default(), reads: Cell::new(0) };
         Connection {

@@ -2,6 +2,8 @@
 //! of window is given back.
 
 use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -9,7 +11,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 
 use super::frame::{self, PREFACE, Reason, flag, kind};
 use super::hpack::Encoder;
@@ -18,8 +20,8 @@ use crate::body::Piece;
 
 fn config() -> Config {
     Config {
-        stream_window: 20_000,
-        connection_window: 70_000,
+        stream_window: 65_535,
+        connection_window: 200_000,
         max_frame: 16_384,
         max_streams: 8,
         max_header_bytes: 4_096,
@@ -135,9 +137,11 @@ fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     out
 }
 
-/// A frame, mostly one that makes sense.
-fn frames() -> impl Strategy<Value = Vec<u8>> {
-    let stream = prop_oneof![4 => (0..12u32).prop_map(|nth| 2 * nth + 1), 1 => 0..40u32];
+/// A frame without its stream, and a hint which that is.
+type Loose = (u8, Vec<u8>, u8, u8);
+
+/// Frames, mostly ones that make sense.
+fn frames() -> impl Strategy<Value = Vec<Loose>> {
     let head = prop_oneof![
         6 => Just(block(&[])),
         1 => Just(block(&[("content-length", "300"), ("x-own", "1")])),
@@ -149,33 +153,87 @@ fn frames() -> impl Strategy<Value = Vec<u8>> {
         1 => (8_000..16_000usize).prop_map(|length| vec![1; length]),
         1 => proptest::collection::vec(any::<u8>(), 0..20),
     ];
-    let word = prop_oneof![3 => 1..100_000u32, 1 => any::<u32>()].prop_map(|word| word.to_be_bytes().to_vec());
+    let word = prop_oneof![5 => 1..100_000u32, 1 => any::<u32>()].prop_map(|word| word.to_be_bytes().to_vec());
     let setting = (0..10u16, prop_oneof![3 => 0..40_000u32, 1 => any::<u32>()])
         .prop_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
-    let kinds = prop_oneof![
-        6 => (Just(kind::HEADERS), head.clone(), prop_oneof![4 => Just(flag::END_HEADERS), 2 => Just(5u8), 1 => any::<u8>()]),
-        6 => (Just(kind::DATA), payload.clone(), prop_oneof![5 => Just(0u8), 2 => Just(1u8), 1 => any::<u8>()]),
-        2 => (Just(kind::RST_STREAM), word.clone(), Just(0u8)),
-        2 => (Just(kind::WINDOW_UPDATE), word.clone(), Just(0u8)),
+    let frame = prop_oneof![
+        12 => (Just(kind::HEADERS), head.clone(), prop_oneof![8 => Just(flag::END_HEADERS), 3 => Just(5u8), 1 => any::<u8>()]),
+        16 => (Just(kind::DATA), payload.clone(), prop_oneof![8 => Just(0u8), 3 => Just(1u8), 3 => Just(flag::PADDED), 1 => any::<u8>()]),
+        4 => (Just(kind::RST_STREAM), word.clone(), Just(0u8)),
+        4 => (Just(kind::WINDOW_UPDATE), word.clone(), Just(0u8)),
         1 => (Just(kind::SETTINGS), setting, prop_oneof![5 => Just(0u8), 1 => Just(1u8)]),
         1 => (Just(kind::CONTINUATION), head, any::<u8>()),
         1 => (Just(kind::PING), Just(vec![7; 8]), any::<u8>()),
         1 => (Just(kind::GOAWAY), Just(vec![0; 8]), Just(0u8)),
         1 => (any::<u8>(), payload, any::<u8>()),
     ];
-    (kinds, stream).prop_map(|((kind, payload, flags), stream)| {
-        let mut out = Vec::new();
-        let stream = if matches!(kind, kind::SETTINGS | kind::PING | kind::GOAWAY) { 0 } else { stream };
-        frame::put_head(&mut out, payload.len(), kind, flags, stream);
+    proptest::collection::vec(
+        (frame, any::<u8>()).prop_map(|((kind, payload, flags), hint)| (kind, payload, flags, hint)),
+        0..80,
+    )
+}
+
+/// The frames with streams that fit, mostly: heads open the next one, what else there is goes to one that is open.
+fn with_streams(frames: &[Loose], opened: u32) -> Vec<u8> {
+    let (mut out, mut next) = (Vec::new(), 2 * opened + 1);
+    for (kind, payload, flags, hint) in frames {
+        let hint = u32::from(*hint);
+        let stream = match *kind {
+            kind::SETTINGS | kind::PING | kind::GOAWAY => 0,
+            kind::HEADERS if opened == 0 && hint < 220 => {
+                next += 2;
+                next - 2
+            }
+            _ if hint < 4 => hint,
+            kind::WINDOW_UPDATE if hint < 60 => 0,
+            _ => next.saturating_sub(2 + 2 * (hint % 5)),
+        };
+        frame::put_head(&mut out, payload.len(), *kind, *flags, stream);
         out.extend(payload);
-        out
-    })
+    }
+    out
+}
+
+/// Takes all that it is given, and passes it on when it is flushed, as TLS may do.
+struct Lazy {
+    socket: DuplexStream,
+    held: Vec<u8>,
+}
+
+impl AsyncRead for Lazy {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Lazy {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.held.len() > 60_000 {
+            std::task::ready!(self.as_mut().poll_flush(cx))?;
+        }
+        self.held.extend_from_slice(buf);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while !this.held.is_empty() {
+            let n = std::task::ready!(Pin::new(&mut this.socket).poll_write(cx, &this.held))?;
+            this.held.drain(..n);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        std::task::ready!(self.as_mut().poll_flush(cx))?;
+        Pin::new(&mut self.socket).poll_shutdown(cx)
+    }
 }
 
 fn plan() -> impl Strategy<Value = Plan> {
     prop_oneof![
         3 => Just(Plan::Echo),
-        2 => (0..100_000usize).prop_map(Plan::AtOnce),
+        2 => (0..300_000usize).prop_map(Plan::AtOnce),
         1 => (0..30_000usize).prop_map(Plan::Leave),
         1 => Just(Plan::Reset),
     ]
@@ -184,7 +242,7 @@ fn plan() -> impl Strategy<Value = Plan> {
 /// Cases of each property; `TIDELOCK_FUZZ_CASES` asks for more.
 fn cases() -> ProptestConfig {
     let cases = std::env::var("TIDELOCK_FUZZ_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(300);
-    ProptestConfig { cases, max_shrink_iters: 20_000, ..ProptestConfig::default() }
+    ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {
@@ -193,7 +251,7 @@ proptest! {
     /// A client that sends anything.
     #[test]
     fn a_server_bears_any_frames(
-        frames in proptest::collection::vec(frames(), 0..60),
+        frames in frames(),
         plans in proptest::collection::vec(plan(), 1..5),
         cut in 1..40_000usize,
     ) {
@@ -203,7 +261,7 @@ proptest! {
             let connection = server(ours, Bytes::new(), config());
             let mut bytes = PREFACE.to_vec();
             frame::put_settings(&mut bytes, &[]);
-            bytes.extend(frames.concat());
+            bytes.extend(with_streams(&frames, 0));
             let send = async {
                 for piece in bytes.chunks(cut) {
                     if writes.write_all(piece).await.is_err() {
@@ -229,7 +287,7 @@ proptest! {
     /// An endpoint that answers with anything.
     #[test]
     fn a_client_bears_any_frames(
-        frames in proptest::collection::vec(frames(), 0..60),
+        frames in frames(),
         cut in 1..40_000usize,
     ) {
         run(async {
@@ -237,7 +295,7 @@ proptest! {
             let (client, mut connection) = Client::begin(ours, config());
             let mut bytes = Vec::new();
             frame::put_settings(&mut bytes, &[]);
-            bytes.extend(frames.concat());
+            bytes.extend(with_streams(&frames, 6));
             let mut streams: Vec<_> = (0..6).map(|nth| client.send(&head(&HeaderMap::new()), nth % 2 == 0).unwrap()).collect();
             let send = async {
                 for piece in bytes.chunks(cut) {
@@ -269,7 +327,7 @@ proptest! {
     /// Bodies of any size at once, both ways, through a pipe of any width: what arrives is what was sent.
     #[test]
     fn both_sides_understand_each_other(
-        requests in proptest::collection::vec((0..120_000usize, plan()), 1..20),
+        requests in proptest::collection::vec((0..300_000usize, plan()), 1..20),
         width in 10..100_000usize,
     ) {
         run(async {
@@ -283,6 +341,7 @@ proptest! {
                 }
             };
             let driven = drive(connection, ask);
+            let theirs = Lazy { socket: theirs, held: Vec::new() };
             tokio::join!(serve(server(theirs, Bytes::new(), config()), &plans), driven);
         });
     }
@@ -393,5 +452,37 @@ fn bodies_go_side_by_side() {
             () = ask => {}
             (least, most) = read => assert!(least + 150_000 > most, "{least} of one, {most} of another"),
         }
+    });
+}
+
+/// What is free is one's who is alone; with others it is given out in turns.
+#[test]
+fn a_turn_is_a_share() {
+    run(async {
+        let (client, connection) = Client::begin(tokio::io::empty(), config());
+        let fields = HeaderMap::new();
+        let (mut one, _reads_one) = client.send(&head(&fields), false).unwrap();
+        let (mut two, _reads_two) = client.send(&head(&fields), false).unwrap();
+        let cx = &mut Context::from_waker(std::task::Waker::noop());
+        let mut state = connection.shared.state.borrow_mut();
+        state.window_update(0, 1 << 20).unwrap();
+        state.window_update(1, 1 << 20).unwrap();
+        state.window_update(3, 1 << 20).unwrap();
+        drop(state);
+        let drained = |cx: &mut Context<'_>| {
+            let mut state = connection.shared.state.borrow_mut();
+            assert!(state.output.poll_drain(&mut tokio::io::sink(), cx).is_ready());
+            state.wake_waiting();
+        };
+        drained(cx);
+        assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(super::OUTPUT_MAX)), "alone");
+        one.send_data(body(super::OUTPUT_MAX), false).unwrap();
+        assert!(one.poll_capacity(cx).is_pending() && two.poll_capacity(cx).is_pending());
+        drained(cx);
+        assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(16_384)));
+        one.send_data(body(16_384), false).unwrap();
+        assert_eq!(two.poll_capacity(cx), Poll::Ready(Ok(16_384)));
+        drop(two);
+        assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(super::OUTPUT_MAX)), "alone again");
     });
 }

@@ -54,6 +54,7 @@ async fn calmed(client: &mut Peer) {
             _of_what_ran => {}
         }
     }
+    assert_eq!(client.next().await, Event::Closed);
 }
 
 /// Each has cost an endpoint a connection.
