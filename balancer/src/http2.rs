@@ -16,7 +16,6 @@ mod head;
 mod headers;
 mod hpack;
 mod input;
-mod output;
 mod server;
 mod state;
 mod stream;
@@ -33,8 +32,6 @@ pub(crate) use head::Protocol;
 pub(crate) use server::{Accepted, server};
 pub(crate) use stream::{Broken, Gone, Receiver, Sender};
 
-/// Output that waits for the socket beyond this makes bodies wait.
-const OUTPUT_MAX: usize = 64 * 1024;
 /// Beyond this nothing more is read: a peer that does not read its answers gets no more of them.
 const READ_STOP: usize = 512 * 1024;
 /// Over what time a peer's faults are counted.

@@ -89,8 +89,10 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, connection: &mut Connecti
         let ended = turn.run(cx, |cx| {
             let ended = connection.poll_read(cx);
             while let Some(accepted) = connection.accept() {
-                // What a client has sent and broken off is not begun.
-                if !accepted.is_broken() {
+                if accepted.is_broken() {
+                    // It was broken off as soon as it was sent, and is not begun.
+                    worker.counters.client_aborts.add();
+                } else {
                     requests.push(answer(worker, client, accepted));
                 }
             }
@@ -113,12 +115,12 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, connection: &mut Connecti
         if ended || connection.has_left() {
             return Poll::Ready(());
         }
-        if let Some(farewell) = &mut farewell {
-            return farewell.as_mut().poll(cx);
-        }
         if !requests.is_empty() {
             is_busy = true;
             return Poll::Pending;
+        }
+        if let Some(farewell) = &mut farewell {
+            return farewell.as_mut().poll(cx);
         }
         if std::mem::take(&mut is_busy) {
             idle.moved();

@@ -1,15 +1,15 @@
 //! A socket with what was read from it and is not used yet, and what waits to be written.
 //! Buffers come and go: a connection that waits for its peer holds none.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio_util::io::poll_read_buf;
 
-use crate::outbox::{COPY_MAX, GATHER_MAX, Outbox};
+use crate::outbox::{GATHER_MAX, Outbox};
 use crate::socket::Socket;
 
 /// What a read takes at first: a head and a small body.
@@ -23,22 +23,12 @@ pub(crate) struct Wire {
     pub(crate) input: BytesMut,
     read_size: usize,
     outbox: Outbox,
-    /// A large piece, which leaves behind the outbox without a copy, and the end of its chunk.
-    large: Bytes,
-    tail: &'static [u8],
 }
 
 impl Wire {
     /// `first` was read from the socket already.
     pub(crate) fn new(socket: Socket, first: &[u8]) -> Wire {
-        Wire {
-            socket,
-            input: BytesMut::from(first),
-            read_size: READ_MIN,
-            outbox: Outbox::default(),
-            large: Bytes::new(),
-            tail: b"",
-        }
+        Wire { socket, input: BytesMut::from(first), read_size: READ_MIN, outbox: Outbox::default() }
     }
 
     /// Reads more into `input`; 0 bytes are the peer's end.
@@ -61,50 +51,31 @@ impl Wire {
         read
     }
 
-    /// Where a head or a small piece is written; only when there is room.
+    /// Where a head is written.
     pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
-        debug_assert!(self.large.is_empty(), "nothing may overtake the large piece");
         self.outbox.buffer()
     }
 
     /// Puts a piece of a body behind what is there, with `tail` after it.
-    pub(crate) fn push(&mut self, data: Bytes, tail: &'static [u8]) {
-        if data.len() <= COPY_MAX {
-            let buffer = self.buffer();
-            buffer.extend_from_slice(&data);
-            buffer.extend_from_slice(tail);
-        } else {
-            debug_assert!(self.large.is_empty(), "there is room for one large piece");
-            (self.large, self.tail) = (data, tail);
+    pub(crate) fn push(&mut self, data: Bytes, tail: &[u8]) {
+        self.outbox.push(data);
+        if !tail.is_empty() {
+            self.outbox.buffer().extend_from_slice(tail);
         }
     }
 
     /// Whether more may be put in before it is written.
     pub(crate) fn has_room(&self) -> bool {
-        self.large.is_empty() && self.outbox.len() < GATHER_MAX
+        self.outbox.len() < GATHER_MAX
     }
 
     /// Writes all; ready too when the peer takes no more, which `is_broken` tells.
     pub(crate) fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.large.is_empty() {
-            let bufs = [IoSlice::new(&self.large), IoSlice::new(self.tail)];
-            let n = ready!(self.outbox.poll_write_behind(&mut self.socket, cx, &bufs));
-            match n.checked_sub(self.large.len()) {
-                None => self.large.advance(n),
-                Some(of_tail) => {
-                    self.large = Bytes::new();
-                    let rest = &std::mem::take(&mut self.tail)[of_tail..];
-                    if !rest.is_empty() {
-                        self.outbox.buffer().extend_from_slice(rest);
-                    }
-                }
-            }
-        }
         self.outbox.poll_drain(&mut self.socket, cx)
     }
 
     pub(crate) fn is_drained(&self) -> bool {
-        self.large.is_empty() && self.outbox.len() == 0
+        self.outbox.is_done()
     }
 
     /// A write has failed: the peer takes no more.

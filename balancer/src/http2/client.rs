@@ -8,7 +8,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Config;
 use super::connection::{Connection, Shared};
-use super::frame::{self, MAX_STREAM, kind};
+use super::frame::{self, MAX_STREAM};
 use super::state::Role;
 use super::stream::{Gone, Receiver, Sender, handles};
 use crate::flag::Raised;
@@ -96,10 +96,7 @@ impl Client {
     /// Sends a PING, which [`Client::pongs`] counts when it is answered.
     pub(crate) fn ping(&self) {
         let mut state = self.0.state.borrow_mut();
-        state.output.put(|out| {
-            frame::put_head(out, 8, kind::PING, 0, 0);
-            out.extend_from_slice(&[0; 8]);
-        });
+        frame::put_ping(state.output.buffer(), 0, &[0; 8]);
         state.notify();
     }
 

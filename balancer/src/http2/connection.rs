@@ -1,7 +1,6 @@
 //! A connection: its socket, and the turns in which it reads and writes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -15,7 +14,6 @@ use tokio_util::io::poll_read_buf;
 
 use super::frame::{DEFAULT_WINDOW, Reason};
 use super::input::Input;
-use super::server::Incoming;
 use super::state::{Farewell, Role, State};
 use super::{Config, READ_STOP};
 use crate::flag::Flag;
@@ -38,8 +36,6 @@ pub(crate) struct Connection<S> {
     pub(super) shared: Rc<Shared>,
     socket: S,
     input: Input,
-    /// Requests that wait to be accepted.
-    pub(super) incoming: VecDeque<Incoming>,
     /// The peer has ended its side.
     is_closed: bool,
 }
@@ -64,13 +60,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         debug_assert!(config.stream_window.min(config.connection_window) >= DEFAULT_WINDOW);
         let shared =
             Shared { state: RefCell::new(State::new(role, config)), has_settings: Rc::default(), reads: Cell::new(0) };
-        Connection {
-            shared: Rc::new(shared),
-            socket,
-            input: Input::new(&first, role),
-            incoming: VecDeque::new(),
-            is_closed: false,
-        }
+        Connection { shared: Rc::new(shared), socket, input: Input::new(&first, role), is_closed: false }
     }
 
     /// Whether the peer's SETTINGS are there.
@@ -90,7 +80,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         for read in 0.. {
             if !self.input.buffer.is_empty()
                 && !state.is_over
-                && let Err(fatal) = self.input.take(&mut state, &mut self.incoming)
+                && let Err(fatal) = self.input.take(&mut state)
             {
                 state.give_up(fatal.0);
                 return Poll::Ready(End::Fault(fatal.0));
@@ -187,7 +177,7 @@ impl<S> Drop for Connection<S> {
         state.end();
         state.task = None;
         // Those that nobody has accepted have no handles to go.
-        for incoming in self.incoming.drain(..) {
+        while let Some(incoming) = state.incoming.pop_front() {
             state.let_go(incoming.at);
             state.let_go(incoming.at);
         }

@@ -106,6 +106,11 @@ pub(super) fn put_word(out: &mut Vec<u8>, kind: u8, stream: u32, word: u32) {
     out.extend_from_slice(&word.to_be_bytes());
 }
 
+pub(super) fn put_ping(out: &mut Vec<u8>, flags: u8, payload: &[u8]) {
+    put_head(out, payload.len(), kind::PING, flags, 0);
+    out.extend_from_slice(payload);
+}
+
 pub(super) fn put_goaway(out: &mut Vec<u8>, last: u32, reason: Reason) {
     put_head(out, 8, kind::GOAWAY, 0, 0);
     out.extend_from_slice(&last.to_be_bytes());

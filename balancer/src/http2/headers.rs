@@ -1,7 +1,5 @@
 //! Header blocks as they come: put together from their frames, read, and given to their stream.
 
-use std::collections::VecDeque;
-
 use http::{Method, StatusCode};
 
 use super::frame::{Head, Reason, flag, kind, word};
@@ -29,13 +27,7 @@ struct Opening {
 const INTERIM_MAX: usize = 16;
 
 impl State {
-    pub(super) fn headers(
-        &mut self,
-        head: Head,
-        payload: &[u8],
-        unfinished: &mut Option<Unfinished>,
-        incoming: &mut VecDeque<Incoming>,
-    ) -> Result<(), Fatal> {
+    pub(super) fn headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fatal> {
         if head.stream == 0 {
             return Err(Fatal(Reason::PROTOCOL_ERROR));
         }
@@ -47,21 +39,15 @@ impl State {
             block = rest;
         }
         if head.has(flag::END_HEADERS) {
-            return self.block(opening, block, incoming);
+            return self.block(opening, block);
         }
-        *unfinished = Some(Unfinished { opening, block: block.to_vec() });
+        self.unfinished = Some(Unfinished { opening, block: block.to_vec() });
         Ok(())
     }
 
     /// The frame behind one whose block is not finished: nothing else may come there (section 6.10).
-    pub(super) fn continuation(
-        &mut self,
-        head: Head,
-        payload: &[u8],
-        unfinished: &mut Option<Unfinished>,
-        incoming: &mut VecDeque<Incoming>,
-    ) -> Result<(), Fatal> {
-        let Some(begun) = unfinished else { return Err(Fatal(Reason::PROTOCOL_ERROR)) };
+    pub(super) fn continuation(&mut self, head: Head, payload: &[u8]) -> Result<(), Fatal> {
+        let Some(begun) = &mut self.unfinished else { return Err(Fatal(Reason::PROTOCOL_ERROR)) };
         if head.kind != kind::CONTINUATION || head.stream != begun.opening.number {
             return Err(Fatal(Reason::PROTOCOL_ERROR));
         }
@@ -72,11 +58,11 @@ impl State {
         if !head.has(flag::END_HEADERS) {
             return if payload.is_empty() { self.noise() } else { Ok(()) };
         }
-        let Unfinished { opening, block } = unfinished.take().expect("it was there a line ago");
-        self.block(opening, &block, incoming)
+        let Unfinished { opening, block } = self.unfinished.take().expect("it was there a line ago");
+        self.block(opening, &block)
     }
 
-    fn block(&mut self, opening: Opening, bytes: &[u8], incoming: &mut VecDeque<Incoming>) -> Result<(), Fatal> {
+    fn block(&mut self, opening: Opening, bytes: &[u8]) -> Result<(), Fatal> {
         // Read in any case: the table that both sides share goes on.
         let mut block = Block::new(self.config.max_header_bytes);
         self.decoder.decode(bytes, |field| block.add(field)).map_err(|_| Fatal(Reason::COMPRESSION_ERROR))?;
@@ -98,12 +84,12 @@ impl State {
                     _ => self.fail(at, Reason::PROTOCOL_ERROR),
                 }
             }
-            (None, Role::Server) if opening.number > self.last => self.request(opening, block, incoming),
+            (None, Role::Server) if opening.number > self.last => self.request(opening, block),
             (None, _) => self.of_none(opening.number, bytes.len()),
         }
     }
 
-    fn request(&mut self, opening: Opening, block: Block, incoming: &mut VecDeque<Incoming>) -> Result<(), Fatal> {
+    fn request(&mut self, opening: Opening, block: Block) -> Result<(), Fatal> {
         let number = opening.number;
         if number.is_multiple_of(2) {
             return Err(Fatal(Reason::PROTOCOL_ERROR));
@@ -111,7 +97,7 @@ impl State {
         self.last = number;
         if self.served_to.is_some_and(|last| number > last) {
             // The client has been told, or will hear of it, and sends it again elsewhere.
-            return Ok(());
+            return self.noise();
         }
         if self.open() >= self.config.max_streams {
             self.refuse(number, Reason::REFUSED_STREAM);
@@ -135,7 +121,7 @@ impl State {
         if opening.is_end {
             self.received_end(at);
         }
-        incoming.push_back(Incoming { at, head, is_too_large });
+        self.incoming.push_back(Incoming { at, head, is_too_large });
         Ok(())
     }
 

@@ -1,14 +1,13 @@
 //! Frames as they are read, each to where it belongs.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
 
 use bytes::{Buf, BytesMut};
 
-use super::frame::{HEAD, Head, PREFACE, Reason, flag, kind, word};
-use super::headers::{Unfinished, unpadded};
-use super::server::Incoming;
+use super::frame::{HEAD, Head, PREFACE, Reason, flag, kind, put_ping, word};
+use super::headers::unpadded;
 use super::state::{Data, Fatal, Role, State};
+use super::stream::Broken;
 
 /// What a read has room for at least.
 pub(super) const READ: usize = 32 * 1024;
@@ -22,7 +21,6 @@ pub(super) struct Input {
     pub(super) buffer: BytesMut,
     /// What is still to come of the client's preface.
     preface: &'static [u8],
-    unfinished: Option<Unfinished>,
     /// The first frame has to be SETTINGS.
     is_begun: bool,
 }
@@ -32,7 +30,6 @@ impl Input {
         Input {
             buffer: BytesMut::from(first),
             preface: if role == Role::Server { PREFACE } else { b"" },
-            unfinished: None,
             is_begun: false,
         }
     }
@@ -66,7 +63,7 @@ impl Input {
     }
 
     /// Gives the frames that are there in full to `state`.
-    pub(super) fn take(&mut self, state: &mut State, incoming: &mut VecDeque<Incoming>) -> Result<(), Fatal> {
+    pub(super) fn take(&mut self, state: &mut State) -> Result<(), Fatal> {
         if !self.preface.is_empty() {
             let length = self.preface.len().min(self.buffer.len());
             if self.buffer[..length] != self.preface[..length] {
@@ -88,10 +85,10 @@ impl Input {
             if !std::mem::replace(&mut self.is_begun, true) && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
                 return Err(Fatal(Reason::PROTOCOL_ERROR));
             }
-            if self.unfinished.is_some() || head.kind == kind::CONTINUATION {
-                state.continuation(head, payload, &mut self.unfinished, incoming)?;
+            if state.unfinished.is_some() || head.kind == kind::CONTINUATION {
+                state.continuation(head, payload)?;
             } else if head.kind == kind::HEADERS {
-                state.headers(head, payload, &mut self.unfinished, incoming)?;
+                state.headers(head, payload)?;
             } else if head.kind == kind::DATA {
                 if head.stream == 0 {
                     return Err(Fatal(Reason::PROTOCOL_ERROR));
@@ -154,10 +151,8 @@ impl State {
                         // Nobody has seen the request yet, and each costs its part of a turn.
                         self.fault()?;
                     }
-                    self.reset_by_peer(
-                        at,
-                        Reason(u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]])),
-                    );
+                    let reason = u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]]);
+                    self.break_off(at, Broken::Reset(Reason(reason)));
                     Ok(())
                 }
                 None if head.stream > self.last => Err(Fatal(Reason::PROTOCOL_ERROR)),
@@ -174,10 +169,7 @@ impl State {
                 Ok(())
             }
             kind::PING => {
-                self.output.put(|out| {
-                    super::frame::put_head(out, payload.len(), kind::PING, flag::ACK, 0);
-                    out.extend_from_slice(payload);
-                });
+                put_ping(self.output.buffer(), flag::ACK, payload);
                 Ok(())
             }
             kind::GOAWAY => {

@@ -6,9 +6,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::Config;
 use super::connection::Connection;
-use super::frame::{self, MAX_STREAM, Reason, kind};
+use super::frame::{self, MAX_STREAM, Reason};
 use super::state::{Farewell, Role, State};
-use super::stream::{Receiver, Sender, handles};
+use super::stream::{Broken, Receiver, Sender, handles};
 
 /// A request whose head is there.
 #[derive(Debug)]
@@ -46,8 +46,10 @@ pub(crate) fn server<S: AsyncRead + AsyncWrite + Unpin>(socket: S, first: Bytes,
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// The next request that has come.
     pub(crate) fn accept(&mut self) -> Option<Accepted> {
-        let Incoming { at, head, is_too_large } = self.incoming.pop_front()?;
-        self.shared.state.borrow_mut().stream(at).is_accepted = true;
+        let mut state = self.shared.state.borrow_mut();
+        let Incoming { at, head, is_too_large } = state.incoming.pop_front()?;
+        state.stream(at).is_accepted = true;
+        drop(state);
         let (sender, receiver) = handles(&self.shared, at);
         Some(Accepted { head, is_too_large, sender, receiver })
     }
@@ -64,11 +66,8 @@ impl State {
             return;
         }
         self.farewell = Farewell::Announced;
-        self.output.put(|out| {
-            frame::put_goaway(out, MAX_STREAM, Reason::NO_ERROR);
-            frame::put_head(out, FAREWELL.len(), kind::PING, 0, 0);
-            out.extend_from_slice(&FAREWELL);
-        });
+        frame::put_goaway(self.output.buffer(), MAX_STREAM, Reason::NO_ERROR);
+        frame::put_ping(self.output.buffer(), 0, &FAREWELL);
         self.notify();
     }
 
@@ -78,7 +77,7 @@ impl State {
             self.farewell = Farewell::Said;
             self.served_to = Some(self.last);
             let last = self.last;
-            self.output.put(|out| frame::put_goaway(out, last, Reason::NO_ERROR));
+            frame::put_goaway(self.output.buffer(), last, Reason::NO_ERROR);
         }
     }
 
@@ -89,11 +88,11 @@ impl State {
         }
         // What was said before is not taken back (section 6.8).
         let last = if self.role == Role::Server { self.served_to.unwrap_or(self.last) } else { 0 };
-        self.output.put(|out| frame::put_goaway(out, last, reason));
+        frame::put_goaway(self.output.buffer(), last, reason);
         if reason != Reason::NO_ERROR
             && let Some(at) = self.find(self.reading)
         {
-            self.blame(at, reason);
+            self.break_off(at, Broken::Here(reason));
         }
         self.end();
     }

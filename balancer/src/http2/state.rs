@@ -12,10 +12,12 @@ use slab::Slab;
 
 use super::budget::Budget;
 use super::frame::{self, DEFAULT_FRAME, DEFAULT_WINDOW, Reason, kind, setting};
+use super::headers::Unfinished;
 use super::hpack::{Decoder, Encoder};
-use super::output::Output;
+use super::server::Incoming;
 use super::stream::Broken;
 use super::{BUDGET_WINDOW, Config, NOISE_MAX};
+use crate::outbox::Outbox;
 pub(super) use stream::Data;
 use stream::Stream;
 
@@ -32,6 +34,9 @@ pub(super) enum Role {
 /// How many streams are remembered when they are over. What a peer has sent before it has heard of a reset is no
 /// fault; what it sends behind its own end is one.
 const REMEMBERED: usize = 256;
+/// Streams that are opened before the peer has said how many it takes: the least that RFC 9113 section 6.5.2 recommends it
+/// to take. A burst beyond its limit would be refused.
+const UNTOLD_STREAMS: u32 = 100;
 /// Pieces up to this size go into the piece before them, so that tiny frames do not cost more to keep than
 /// their windows say.
 const TINY: usize = 512;
@@ -40,7 +45,7 @@ const TINY: usize = 512;
 pub(super) struct State {
     pub(super) role: Role,
     pub(super) config: Config,
-    pub(super) output: Output,
+    pub(super) output: Outbox,
     pub(super) encoder: Encoder,
     pub(super) decoder: Decoder,
     /// Streams that a handle is held of.
@@ -55,6 +60,10 @@ pub(super) struct State {
     over: VecDeque<(u32, bool)>,
     /// The highest number of those that are forgotten.
     forgotten_to: u32,
+    /// A header block that goes on.
+    pub(super) unfinished: Option<Unfinished>,
+    /// Requests that wait to be accepted.
+    pub(super) incoming: VecDeque<Incoming>,
     /// Whose frame is being read.
     pub(super) reading: u32,
     /// What the connection's window lets this side send.
@@ -110,7 +119,7 @@ impl State {
         let mut state = State {
             role,
             config,
-            output: Output::default(),
+            output: Outbox::default(),
             encoder: Encoder::default(),
             decoder: Decoder::default(),
             streams: Slab::new(),
@@ -119,6 +128,8 @@ impl State {
             last: 0,
             over: VecDeque::new(),
             forgotten_to: 0,
+            unfinished: None,
+            incoming: VecDeque::new(),
             reading: 0,
             send_window: DEFAULT_WINDOW.into(),
             receive_window: config.connection_window.into(),
@@ -127,7 +138,7 @@ impl State {
                 has_settings: false,
                 initial_window: DEFAULT_WINDOW,
                 max_frame: DEFAULT_FRAME,
-                max_streams: u32::MAX,
+                max_streams: UNTOLD_STREAMS,
                 takes_connect: false,
             },
             waiting: VecDeque::new(),
@@ -142,25 +153,24 @@ impl State {
             faults: Budget::new(config.max_faults),
             noise: Budget::new(NOISE_MAX),
         };
-        state.output.put(|out| {
-            if role == Role::Client {
-                out.extend_from_slice(frame::PREFACE);
+        let out = state.output.buffer();
+        if role == Role::Client {
+            out.extend_from_slice(frame::PREFACE);
+        }
+        let of_role = match role {
+            // Browsers open WebSockets on the page's own connection then (RFC 8441).
+            Role::Server => {
+                &[(setting::MAX_CONCURRENT_STREAMS, config.max_streams), (setting::ENABLE_CONNECT_PROTOCOL, 1)][..]
             }
-            let of_role = match role {
-                // Browsers open WebSockets on the page's own connection then (RFC 8441).
-                Role::Server => {
-                    &[(setting::MAX_CONCURRENT_STREAMS, config.max_streams), (setting::ENABLE_CONNECT_PROTOCOL, 1)][..]
-                }
-                Role::Client => &[(setting::ENABLE_PUSH, 0)],
-            };
-            let both = [
-                (setting::INITIAL_WINDOW_SIZE, config.stream_window),
-                (setting::MAX_FRAME_SIZE, config.max_frame),
-                (setting::MAX_HEADER_LIST_SIZE, config.max_header_bytes),
-            ];
-            frame::put_settings(out, &[of_role, &both].concat());
-            frame::put_word(out, kind::WINDOW_UPDATE, 0, config.connection_window - DEFAULT_WINDOW);
-        });
+            Role::Client => &[(setting::ENABLE_PUSH, 0)],
+        };
+        let both = [
+            (setting::INITIAL_WINDOW_SIZE, config.stream_window),
+            (setting::MAX_FRAME_SIZE, config.max_frame),
+            (setting::MAX_HEADER_LIST_SIZE, config.max_header_bytes),
+        ];
+        frame::put_settings(out, &[of_role, &both].concat());
+        frame::put_word(out, kind::WINDOW_UPDATE, 0, config.connection_window - DEFAULT_WINDOW);
         state
     }
 
@@ -245,56 +255,36 @@ impl State {
         }
     }
 
-    /// Resets a stream, unless it is over.
-    pub(super) fn reset(&mut self, at: usize, reason: Reason) {
+    /// A stream ends that has not come to its end; none where it has.
+    pub(super) fn break_off(&mut self, at: usize, broken: Broken) -> Option<u32> {
         let stream = &mut self.streams[at];
         if stream.is_over() {
-            return;
+            return None;
         }
-        stream.broken = Some(Broken::Here(reason));
+        stream.broken = Some(broken);
         stream.wake();
         let number = stream.number;
         self.settle(at);
-        self.put_reset(number, reason);
+        Some(number)
+    }
+
+    /// Resets a stream, unless it is over.
+    pub(super) fn reset(&mut self, at: usize, reason: Reason) {
+        if let Some(number) = self.break_off(at, Broken::Here(reason)) {
+            self.put_reset(number, reason);
+        }
     }
 
     fn put_reset(&mut self, number: u32, reason: Reason) {
-        self.output.put(|out| frame::put_word(out, kind::RST_STREAM, number, reason.0));
+        frame::put_word(self.output.buffer(), kind::RST_STREAM, number, reason.0);
         self.notify();
-    }
-
-    /// A stream has ended its connection.
-    pub(super) fn blame(&mut self, at: usize, reason: Reason) {
-        let stream = &mut self.streams[at];
-        if !stream.is_over() {
-            stream.broken = Some(Broken::Here(reason));
-            stream.wake();
-            self.settle(at);
-        }
-    }
-
-    /// The peer has reset a stream.
-    pub(super) fn reset_by_peer(&mut self, at: usize, reason: Reason) {
-        let stream = &mut self.streams[at];
-        if stream.is_over() {
-            return;
-        }
-        stream.broken = Some(Broken::Reset(reason));
-        stream.wake();
-        self.settle(at);
     }
 
     /// The peer has not processed streams above `last`, and will not.
     pub(super) fn refuse_above(&mut self, last: u32) {
         let above = self.numbers.partition_point(|(number, _)| *number <= last);
         for nth in above..self.numbers.len() {
-            let at = self.numbers[nth].1 as usize;
-            let stream = &mut self.streams[at];
-            if !stream.is_over() {
-                stream.broken = Some(Broken::Unprocessed);
-                stream.wake();
-                self.settle(at);
-            }
+            self.break_off(self.numbers[nth].1 as usize, Broken::Unprocessed);
         }
     }
 
@@ -302,13 +292,7 @@ impl State {
     pub(super) fn end(&mut self) {
         self.is_over = true;
         for nth in 0..self.numbers.len() {
-            let at = self.numbers[nth].1 as usize;
-            let stream = &mut self.streams[at];
-            if !stream.is_over() {
-                stream.broken = Some(Broken::Gone);
-                stream.wake();
-                self.settle(at);
-            }
+            self.break_off(self.numbers[nth].1 as usize, Broken::Gone);
         }
     }
 

@@ -1,5 +1,8 @@
-//! Frames of all kinds in any order, and both sides against each other: nothing panics, nothing is lost, and every byte
-//! of window is given back.
+//! Both sides against each other, and [`frames`] of all kinds in any order against either: nothing panics, nothing is lost, and
+//! every byte of window is given back.
+
+mod frames;
+mod turns;
 
 use std::future::poll_fn;
 use std::io;
@@ -125,75 +128,6 @@ fn run(test: impl Future<Output = ()>) {
     });
 }
 
-fn block(fields: &[(&str, &str)]) -> Vec<u8> {
-    let (mut encoder, mut out) = (Encoder::default(), Vec::new());
-    encoder.method(&mut out, &Method::POST);
-    encoder.scheme(&mut out, false);
-    encoder.authority(&mut out, "app.test");
-    encoder.path(&mut out, "/");
-    for (name, value) in fields {
-        encoder.field(&mut out, &name.parse::<HeaderName>().unwrap(), &value.parse::<HeaderValue>().unwrap());
-    }
-    out
-}
-
-/// A frame without its stream, and a hint which that is.
-type Loose = (u8, Vec<u8>, u8, u8);
-
-/// Frames, mostly ones that make sense.
-fn frames() -> impl Strategy<Value = Vec<Loose>> {
-    let head = prop_oneof![
-        6 => Just(block(&[])),
-        1 => Just(block(&[("content-length", "300"), ("x-own", "1")])),
-        1 => Just(block(&[("te", "gzip")])),
-        1 => proptest::collection::vec(any::<u8>(), 0..60),
-    ];
-    let payload = prop_oneof![
-        4 => (0..300usize).prop_map(|length| vec![1; length]),
-        1 => (8_000..16_000usize).prop_map(|length| vec![1; length]),
-        1 => proptest::collection::vec(any::<u8>(), 0..20),
-    ];
-    let word = prop_oneof![5 => 1..100_000u32, 1 => any::<u32>()].prop_map(|word| word.to_be_bytes().to_vec());
-    let setting = (0..10u16, prop_oneof![3 => 0..40_000u32, 1 => any::<u32>()])
-        .prop_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat());
-    let frame = prop_oneof![
-        12 => (Just(kind::HEADERS), head.clone(), prop_oneof![8 => Just(flag::END_HEADERS), 3 => Just(5u8), 1 => any::<u8>()]),
-        16 => (Just(kind::DATA), payload.clone(), prop_oneof![8 => Just(0u8), 3 => Just(1u8), 3 => Just(flag::PADDED), 1 => any::<u8>()]),
-        4 => (Just(kind::RST_STREAM), word.clone(), Just(0u8)),
-        4 => (Just(kind::WINDOW_UPDATE), word.clone(), Just(0u8)),
-        1 => (Just(kind::SETTINGS), setting, prop_oneof![5 => Just(0u8), 1 => Just(1u8)]),
-        1 => (Just(kind::CONTINUATION), head, any::<u8>()),
-        1 => (Just(kind::PING), Just(vec![7; 8]), any::<u8>()),
-        1 => (Just(kind::GOAWAY), Just(vec![0; 8]), Just(0u8)),
-        1 => (any::<u8>(), payload, any::<u8>()),
-    ];
-    proptest::collection::vec(
-        (frame, any::<u8>()).prop_map(|((kind, payload, flags), hint)| (kind, payload, flags, hint)),
-        0..80,
-    )
-}
-
-/// The frames with streams that fit, mostly: heads open the next one, what else there is goes to one that is open.
-fn with_streams(frames: &[Loose], opened: u32) -> Vec<u8> {
-    let (mut out, mut next) = (Vec::new(), 2 * opened + 1);
-    for (kind, payload, flags, hint) in frames {
-        let hint = u32::from(*hint);
-        let stream = match *kind {
-            kind::SETTINGS | kind::PING | kind::GOAWAY => 0,
-            kind::HEADERS if opened == 0 && hint < 220 => {
-                next += 2;
-                next - 2
-            }
-            _ if hint < 4 => hint,
-            kind::WINDOW_UPDATE if hint < 60 => 0,
-            _ => next.saturating_sub(2 + 2 * (hint % 5)),
-        };
-        frame::put_head(&mut out, payload.len(), *kind, *flags, stream);
-        out.extend(payload);
-    }
-    out
-}
-
 /// Takes all that it is given, and passes it on when it is flushed, as TLS may do.
 struct Lazy {
     socket: DuplexStream,
@@ -247,82 +181,6 @@ fn cases() -> ProptestConfig {
 
 proptest! {
     #![proptest_config(cases())]
-
-    /// A client that sends anything.
-    #[test]
-    fn a_server_bears_any_frames(
-        frames in frames(),
-        plans in proptest::collection::vec(plan(), 1..5),
-        cut in 1..40_000usize,
-    ) {
-        run(async {
-            let (ours, theirs) = duplex(20_000);
-            let (mut reads, mut writes) = tokio::io::split(theirs);
-            let connection = server(ours, Bytes::new(), config());
-            let mut bytes = PREFACE.to_vec();
-            frame::put_settings(&mut bytes, &[]);
-            bytes.extend(with_streams(&frames, 0));
-            let send = async {
-                for piece in bytes.chunks(cut) {
-                    if writes.write_all(piece).await.is_err() {
-                        return;
-                    }
-                    tokio::task::yield_now().await;
-                }
-                let _ = writes.shutdown().await;
-            };
-            let receive = async {
-                let _ = reads.read_to_end(&mut Vec::new()).await;
-            };
-            // Those of the bodies are not ours: their bytes are not looked at.
-            let plans: Vec<Plan> = plans.iter().map(|plan| match plan {
-                Plan::Echo => Plan::AtOnce(500),
-                Plan::Leave(_) => Plan::Leave(0),
-                other => *other,
-            }).collect();
-            tokio::join!(serve(connection, &plans), send, receive);
-        });
-    }
-
-    /// An endpoint that answers with anything.
-    #[test]
-    fn a_client_bears_any_frames(
-        frames in frames(),
-        cut in 1..40_000usize,
-    ) {
-        run(async {
-            let (ours, mut theirs) = duplex(1 << 20);
-            let (client, mut connection) = Client::begin(ours, config());
-            let mut bytes = Vec::new();
-            frame::put_settings(&mut bytes, &[]);
-            bytes.extend(with_streams(&frames, 6));
-            let mut streams: Vec<_> = (0..6).map(|nth| client.send(&head(&HeaderMap::new()), nth % 2 == 0).unwrap()).collect();
-            let send = async {
-                for piece in bytes.chunks(cut) {
-                    if theirs.write_all(piece).await.is_err() {
-                        return;
-                    }
-                    tokio::task::yield_now().await;
-                }
-                let _ = theirs.shutdown().await;
-            };
-            let drive = poll_fn(|cx: &mut Context<'_>| {
-                let ended = connection.poll_read(cx);
-                for (sender, receiver) in &mut streams {
-                    while receiver.take_interim().is_some() {}
-                    let _ = receiver.poll_head(cx);
-                    let _ = sender.poll_capacity(cx);
-                    while let Poll::Ready(Piece::Data(_) | Piece::Trailers(_)) = receiver.poll_piece(cx) {}
-                }
-                let _ = connection.poll_write(cx);
-                ended
-            });
-            tokio::join!(drive, send);
-            let shared = connection.shared.clone();
-            drop((connection, streams));
-            shared.state.borrow().assert_settled();
-        });
-    }
 
     /// Bodies of any size at once, both ways, through a pipe of any width: what arrives is what was sent.
     #[test]
@@ -408,81 +266,45 @@ async fn drive(mut connection: Connection<DuplexStream>, ask: impl Future<Output
     shared.state.borrow().assert_settled();
 }
 
-/// Bodies that share a connection have their turns: none waits for the others to end.
+/// Before a peer has said how many streams it takes, it gets few.
 #[test]
-fn bodies_go_side_by_side() {
+fn a_peer_that_has_said_nothing_gets_few_streams() {
     run(async {
-        let (ours, theirs) = duplex(40_000);
-        let wide = Config { stream_window: 1 << 20, connection_window: 1 << 24, ..config() };
-        let (client, mut connection) = Client::begin(ours, wide);
-        let mut receivers = Vec::new();
-        let mut uploads: FuturesUnordered<_> = (0..6)
-            .map(|_| {
-                let (mut sender, receiver) = client.send(&head(&HeaderMap::new()), false).unwrap();
-                receivers.push(receiver);
-                async move { write_all(&mut sender, body(600_000)).await }
-            })
-            .collect();
-        let ask = poll_fn(|cx| {
-            let _ = connection.poll_read(cx);
-            let _ = uploads.poll_next_unpin(cx);
-            let _ = connection.poll_write(cx);
-            Poll::<()>::Pending
-        });
-        let mut server = server(theirs, Bytes::new(), wide);
-        let mut accepted: Vec<(Accepted, usize)> = Vec::new();
-        let read = poll_fn(|cx| {
-            let _ = server.poll_read(cx);
-            while let Some(request) = server.accept() {
-                accepted.push((request, 0));
-            }
-            for (request, read) in &mut accepted {
-                while let Poll::Ready(Piece::Data(data)) = request.receiver.poll_piece(cx) {
-                    *read += data.len();
-                }
-            }
-            let _ = server.poll_write(cx);
-            let (least, most) = (accepted.iter().map(|(_, n)| *n).min(), accepted.iter().map(|(_, n)| *n).max());
-            match (least, most) {
-                (Some(least), Some(most)) if most >= 400_000 => Poll::Ready((least, most)),
-                _ => Poll::Pending,
-            }
-        });
-        tokio::select! {
-            () = ask => {}
-            (least, most) = read => assert!(least + 150_000 > most, "{least} of one, {most} of another"),
+        let (ours, mut theirs) = duplex(1 << 20);
+        let (client, mut connection) = Client::begin(ours, config());
+        assert_eq!(client.max_streams(), 100);
+        for (settings, most) in [(&[(4, 70_000)][..], u32::MAX), (&[(3, 7)], 7), (&[(4, 80_000)], 7)] {
+            let mut bytes = Vec::new();
+            frame::put_settings(&mut bytes, settings);
+            theirs.write_all(&bytes).await.unwrap();
+            let read = poll_fn(|cx| Poll::Ready(connection.poll_read(cx).is_ready()));
+            assert!(!read.await);
+            assert_eq!(client.max_streams(), most as usize, "{settings:?}");
         }
     });
 }
 
-/// What is free is one's who is alone; with others it is given out in turns.
+/// Interim responses that nobody takes do not fill the memory.
 #[test]
-fn a_turn_is_a_share() {
+fn few_interim_responses_are_kept() {
     run(async {
-        let (client, connection) = Client::begin(tokio::io::empty(), config());
-        let fields = HeaderMap::new();
-        let (mut one, _reads_one) = client.send(&head(&fields), false).unwrap();
-        let (mut two, _reads_two) = client.send(&head(&fields), false).unwrap();
-        let cx = &mut Context::from_waker(std::task::Waker::noop());
-        let mut state = connection.shared.state.borrow_mut();
-        state.window_update(0, 1 << 20).unwrap();
-        state.window_update(1, 1 << 20).unwrap();
-        state.window_update(3, 1 << 20).unwrap();
-        drop(state);
-        let drained = |cx: &mut Context<'_>| {
-            let mut state = connection.shared.state.borrow_mut();
-            assert!(state.output.poll_drain(&mut tokio::io::sink(), cx).is_ready());
-            state.wake_waiting();
-        };
-        drained(cx);
-        assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(super::OUTPUT_MAX)), "alone");
-        one.send_data(body(super::OUTPUT_MAX), false).unwrap();
-        assert!(one.poll_capacity(cx).is_pending() && two.poll_capacity(cx).is_pending());
-        drained(cx);
-        assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(16_384)));
-        one.send_data(body(16_384), false).unwrap();
-        assert_eq!(two.poll_capacity(cx), Poll::Ready(Ok(16_384)));
-        drop(two);
-        assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(super::OUTPUT_MAX)), "alone again");
+        let (ours, mut theirs) = duplex(1 << 20);
+        let (client, mut connection) = Client::begin(ours, config());
+        let (_sender, mut receiver) = client.send(&head(&HeaderMap::new()), true).unwrap();
+        let mut bytes = Vec::new();
+        frame::put_settings(&mut bytes, &[]);
+        for _ in 0..1_000 {
+            // A literal `:status` of 103.
+            frame::put_head(&mut bytes, 5, kind::HEADERS, flag::END_HEADERS, 1);
+            bytes.extend(b"\x08\x03103");
+        }
+        theirs.write_all(&bytes).await.unwrap();
+        let read = poll_fn(|cx| Poll::Ready(connection.poll_read(cx).is_ready()));
+        assert!(!read.await);
+        let mut kept = 0;
+        while receiver.take_interim().is_some() {
+            kept += 1;
+        }
+        assert_eq!(kept, 16);
     });
 }

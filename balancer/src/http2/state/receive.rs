@@ -118,7 +118,7 @@ impl State {
         if stream.released >= self.config.stream_window / 2 && !stream.received_end && stream.broken.is_none() {
             let (number, released) = (stream.number, std::mem::take(&mut stream.released));
             stream.receive_window += i64::from(released);
-            self.output.put(|out| frame::put_word(out, kind::WINDOW_UPDATE, number, released));
+            frame::put_word(self.output.buffer(), kind::WINDOW_UPDATE, number, released);
             self.notify();
         }
     }
@@ -128,7 +128,7 @@ impl State {
         if self.released >= self.config.connection_window / 2 {
             let released = std::mem::take(&mut self.released);
             self.receive_window += i64::from(released);
-            self.output.put(|out| frame::put_word(out, kind::WINDOW_UPDATE, 0, released));
+            frame::put_word(self.output.buffer(), kind::WINDOW_UPDATE, 0, released);
             self.notify();
         }
     }
@@ -159,6 +159,10 @@ impl State {
 
     /// The peer's SETTINGS; they are acknowledged.
     pub(in crate::http2) fn settings(&mut self, payload: &[u8]) -> Result<(), Fatal> {
+        if !self.peer.has_settings {
+            // As many as it likes, if it says nothing of them.
+            self.peer.max_streams = u32::MAX;
+        }
         for pair in payload.chunks_exact(6) {
             let id = u16::from_be_bytes([pair[0], pair[1]]);
             let value = u32::from_be_bytes([pair[2], pair[3], pair[4], pair[5]]);
@@ -187,7 +191,7 @@ impl State {
             }
         }
         self.peer.has_settings = true;
-        self.output.put(|out| frame::put_head(out, 0, kind::SETTINGS, flag::ACK, 0));
+        frame::put_head(self.output.buffer(), 0, kind::SETTINGS, flag::ACK, 0);
         Ok(())
     }
 

@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::State;
 use super::stream::Turn;
+use crate::http2::Gone;
 use crate::http2::frame::{self, flag, kind};
 use crate::http2::hpack::Encoder;
-use crate::http2::{Gone, OUTPUT_MAX};
+use crate::outbox::GATHER_MAX;
 
 /// What a body may send in its turn while others wait for theirs.
 const SHARE: usize = 16 * 1024;
@@ -23,7 +24,7 @@ impl State {
         }
         let is_wanted = stream.send_window > 0;
         if is_wanted && self.send_window > 0 && (is_free || stream.turn == Turn::Granted) {
-            let share = if is_free && self.granted == 0 { OUTPUT_MAX } else { SHARE };
+            let share = if is_free && self.granted == 0 { GATHER_MAX } else { SHARE };
             let most = stream.send_window.min(self.send_window).min(share as i64);
             return Poll::Ready(Ok(most as usize));
         }
@@ -41,7 +42,7 @@ impl State {
 
     /// What the output takes, beside what was granted.
     fn room(&self) -> usize {
-        OUTPUT_MAX.saturating_sub(self.output.len() + self.granted * SHARE)
+        GATHER_MAX.saturating_sub(self.output.len() + self.granted * SHARE)
     }
 
     /// Those who have waited longest for what all share have their turn, as many as there is room for. Who has had
@@ -94,7 +95,7 @@ impl State {
         loop {
             let frame = data.split_to(data.len().min(self.peer.max_frame));
             let flags = if is_end && data.is_empty() { flag::END_STREAM } else { 0 };
-            self.output.put(|out| frame::put_head(out, frame.len(), kind::DATA, flags, number));
+            frame::put_head(self.output.buffer(), frame.len(), kind::DATA, flags, number);
             self.output.push(frame);
             if data.is_empty() {
                 break;
@@ -115,26 +116,25 @@ impl State {
         if stream.broken.is_some() || stream.sent_end {
             return Err(Gone);
         }
-        let (number, max_frame, encoder) = (stream.number, self.peer.max_frame, &mut self.encoder);
-        self.output.put(|out| {
-            let begin = out.len();
-            out.extend_from_slice(&[0; frame::HEAD]);
-            encoder.begin(out);
-            write(encoder, out);
-            let end = if is_end { flag::END_STREAM } else { 0 };
-            let length = out.len() - begin - frame::HEAD;
-            // A block that does not fit goes on in CONTINUATION frames (section 6.10).
-            let rest = out.split_off(begin + frame::HEAD + length.min(max_frame));
-            let flags = if rest.is_empty() { end | flag::END_HEADERS } else { end };
-            let head = frame::head(length.min(max_frame), kind::HEADERS, flags, number);
-            out[begin..begin + frame::HEAD].copy_from_slice(&head);
-            let mut frames = rest.chunks(max_frame).peekable();
-            while let Some(frame) = frames.next() {
-                let flags = if frames.peek().is_none() { flag::END_HEADERS } else { 0 };
-                frame::put_head(out, frame.len(), kind::CONTINUATION, flags, number);
-                out.extend_from_slice(frame);
-            }
-        });
+        let (number, max_frame) = (stream.number, self.peer.max_frame);
+        let (encoder, out) = (&mut self.encoder, self.output.buffer());
+        let begin = out.len();
+        out.extend_from_slice(&[0; frame::HEAD]);
+        encoder.begin(out);
+        write(encoder, out);
+        let end = if is_end { flag::END_STREAM } else { 0 };
+        let length = out.len() - begin - frame::HEAD;
+        // A block that does not fit goes on in CONTINUATION frames (section 6.10).
+        let rest = out.split_off(begin + frame::HEAD + length.min(max_frame));
+        let flags = if rest.is_empty() { end | flag::END_HEADERS } else { end };
+        let head = frame::head(length.min(max_frame), kind::HEADERS, flags, number);
+        out[begin..begin + frame::HEAD].copy_from_slice(&head);
+        let mut frames = rest.chunks(max_frame).peekable();
+        while let Some(frame) = frames.next() {
+            let flags = if frames.peek().is_none() { flag::END_HEADERS } else { 0 };
+            frame::put_head(out, frame.len(), kind::CONTINUATION, flags, number);
+            out.extend_from_slice(frame);
+        }
         self.sent(at, is_end);
         Ok(())
     }

@@ -177,3 +177,32 @@ impl Data<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A byte in a frame of its own costs more to keep than its window says.
+    #[test]
+    fn tiny_pieces_are_kept_together() {
+        let mut stream = Stream::new(1, (0, 0), 2);
+        let mut sent = Vec::new();
+        for n in 0..20_000 {
+            let piece = [n as u8];
+            stream.push(Data::Borrowed(&piece));
+            sent.extend(piece);
+            if n % 7_000 == 0 {
+                let large = vec![1; 9_000];
+                stream.push(Data::Owned(BytesMut::from(&large[..])));
+                sent.extend(large);
+            }
+        }
+        assert_eq!(stream.unread(), sent.len());
+        assert!(stream.pieces.len() < 15, "{}", stream.pieces.len());
+        let mut read = Vec::new();
+        while let Some(piece) = stream.take_piece() {
+            read.extend_from_slice(&piece);
+        }
+        assert_eq!(read, sent);
+    }
+}
