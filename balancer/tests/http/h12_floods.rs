@@ -72,6 +72,18 @@ async fn websockets_that_are_reset_count_too() {
     calmed(&mut client).await;
 }
 
+/// A client that opens no window, its request, and the endpoint that has it.
+async fn windowless(fleet: &Fleet, endpoint: &Endpoint) -> (Peer, u32, Peer, u32) {
+    let mut client = fleet.h2().await;
+    // SETTINGS_INITIAL_WINDOW_SIZE 0.
+    client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+    client.ping().await;
+    let stream = client.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let theirs = upstream.expect_request().await.stream;
+    (client, stream, upstream, theirs)
+}
+
 /// The end of a response that its client gives no window for does not keep the connection.
 #[tokio::test]
 async fn a_client_without_a_window_is_not_kept_for_ever() {
@@ -81,13 +93,7 @@ async fn a_client_without_a_window_is_not_kept_for_ever() {
     config.timeouts.handshake = Duration::from_millis(200);
     let spec = serde_json::json!({ "protocol": "h2c", "timeouts": { "idle_ms": 200 } });
     let fleet = Fleet::with_pool(config, serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
-    let mut client = fleet.h2().await;
-    // SETTINGS_INITIAL_WINDOW_SIZE 0.
-    client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
-    client.ping().await;
-    let stream = client.get("/").await;
-    let mut upstream = endpoint.h2().await;
-    let theirs = upstream.expect_request().await.stream;
+    let (mut client, stream, mut upstream, theirs) = windowless(&fleet, &endpoint).await;
     upstream.respond(theirs, "200", b"never read").await;
     assert_eq!(client.expect_headers().await.0, stream);
     loop {
@@ -104,12 +110,7 @@ async fn a_client_without_a_window_is_not_kept_for_ever() {
 async fn a_client_without_a_window_does_not_keep_its_endpoint() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let mut client = fleet.h2().await;
-    client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
-    client.ping().await;
-    let stream = client.get("/").await;
-    let mut upstream = endpoint.h2().await;
-    let theirs = upstream.expect_request().await.stream;
+    let (mut client, stream, mut upstream, theirs) = windowless(&fleet, &endpoint).await;
     fleet.counted(&endpoint, Counts { requests: 1, ..Counts::default() }).await;
     upstream.respond(theirs, "200", b"read late").await;
     assert_eq!(client.expect_headers().await.0, stream);

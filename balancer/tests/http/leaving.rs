@@ -69,6 +69,26 @@ async fn running_streams_finish_behind_the_goaway() {
     assert!(begun.elapsed() < LONG / 2);
 }
 
+/// The connection's idle time is over just when a request comes: it takes as long as it takes.
+#[tokio::test]
+async fn a_request_that_crosses_the_goaway_of_an_idle_connection_is_not_cut() {
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.downstream_idle = Duration::from_millis(100);
+    config.timeouts.handshake = Duration::from_millis(200);
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    // Its PING is not answered: it is read with what comes next.
+    assert_eq!(client.next().await, Event::GoAway { last: 0x7fff_ffff, code: NO_ERROR });
+    let stream = client.get("/long").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+    // Longer than a connection that nobody uses is waited for.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    upstream.respond(at, "200", b"all of it").await;
+    assert_eq!(client.response(stream).await.whole(), ("200", &b"all of it"[..]));
+}
+
 #[tokio::test]
 async fn a_request_that_came_before_the_goaway_reached_its_client_is_served() {
     let endpoint = Endpoint::listen("a").await;

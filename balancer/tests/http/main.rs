@@ -32,6 +32,5 @@ mod pace;
 mod passing;
 mod reports;
 mod rfc9113;
-mod rfc9113_endpoint;
 mod route_to;
 mod tls;

@@ -1,12 +1,20 @@
 //! RFC 9113 against endpoints that break it: what is no response is 502 or a cut, never passed on as a whole, and never
 //! asked for again where it may have been done.
 
+use super::{COMPRESSION_ERROR, FLOW_CONTROL_ERROR, FRAME_SIZE_ERROR};
 use crate::fleet::{Endpoint, Fleet, H2c, config};
-use crate::frames::{Ended, Event, INTERNAL_ERROR, PROTOCOL_ERROR, data, frame, headers};
+use crate::frames::{Ended, Event, INTERNAL_ERROR, PROTOCOL_ERROR, Peer, data, frame, headers};
 
-const FLOW_CONTROL_ERROR: u32 = 3;
-const FRAME_SIZE_ERROR: u32 = 6;
-const COMPRESSION_ERROR: u32 = 9;
+/// A request that an endpoint has as its first, on stream 1: what both hang on, the client and its stream, the endpoint's side.
+async fn asked(method: &str) -> ((Endpoint, Fleet), Peer, u32, Peer) {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request(method, "/", &[], true).await;
+    let mut upstream = endpoint.h2().await;
+    assert_eq!(upstream.expect_request().await.stream, 1);
+    ((endpoint, fleet), client, stream, upstream)
+}
 
 /// Costs its request alone: the connection serves the next.
 #[tokio::test]
@@ -33,12 +41,7 @@ async fn a_response_that_is_none_is_502() {
         }),
     ];
     for (what, bytes) in cases {
-        let endpoint = Endpoint::listen("a").await;
-        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-        let mut client = fleet.h2().await;
-        let stream = client.request("POST", "/", &[], true).await;
-        let mut upstream = endpoint.h2().await;
-        assert_eq!(upstream.expect_request().await.stream, 1);
+        let (_held, mut client, stream, mut upstream) = asked("POST").await;
         upstream.raw(&bytes).await;
         assert_eq!(client.response(stream).await.whole().0, "502", "{what}");
         assert_eq!(upstream.expect_reset(1).await, PROTOCOL_ERROR, "{what}");
@@ -66,12 +69,7 @@ async fn a_body_that_is_none_is_cut() {
         ),
     ];
     for (what, bytes) in cases {
-        let endpoint = Endpoint::listen("a").await;
-        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-        let mut client = fleet.h2().await;
-        let stream = client.get("/").await;
-        let mut upstream = endpoint.h2().await;
-        assert_eq!(upstream.expect_request().await.stream, 1);
+        let (_held, mut client, stream, mut upstream) = asked("GET").await;
         upstream.raw(&bytes).await;
         let response = client.response(stream).await;
         assert_eq!((response.status(), response.ended()), ("200", Ended::Reset(INTERNAL_ERROR)), "{what}");
@@ -83,13 +81,8 @@ async fn a_body_that_is_none_is_cut() {
 #[tokio::test]
 async fn lengths_of_bodies_that_do_not_come_are_fine() {
     for (method, status) in [("HEAD", "200"), ("GET", "304"), ("GET", "204")] {
-        let endpoint = Endpoint::listen("a").await;
-        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-        let mut client = fleet.h2().await;
-        let stream = client.request(method, "/", &[], true).await;
-        let mut upstream = endpoint.h2().await;
-        let at = upstream.expect_request().await.stream;
-        upstream.headers(at, &[(":status", status), ("content-length", "5")], true).await;
+        let (_held, mut client, stream, mut upstream) = asked(method).await;
+        upstream.headers(1, &[(":status", status), ("content-length", "5")], true).await;
         let response = client.response(stream).await;
         assert_eq!((response.whole(), response.field("content-length")), ((status, &b""[..]), Some("5")), "{method}");
     }
@@ -99,13 +92,8 @@ async fn lengths_of_bodies_that_do_not_come_are_fine() {
 #[tokio::test]
 async fn bodies_that_may_not_come_are_cut() {
     for (method, status) in [("HEAD", "200"), ("GET", "304"), ("GET", "204")] {
-        let endpoint = Endpoint::listen("a").await;
-        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-        let mut client = fleet.h2().await;
-        let stream = client.request(method, "/", &[], true).await;
-        let mut upstream = endpoint.h2().await;
-        let at = upstream.expect_request().await.stream;
-        upstream.raw(&[headers(at, &[(":status", status)], false), data(at, b"body", true)].concat()).await;
+        let (_held, mut client, stream, mut upstream) = asked(method).await;
+        upstream.raw(&[headers(1, &[(":status", status)], false), data(1, b"body", true)].concat()).await;
         let response = client.response(stream).await;
         assert!(response.body.is_empty(), "{method}");
         assert_ne!(response.ended(), Ended::Whole, "{method}");
@@ -151,14 +139,9 @@ async fn what_breaks_a_connection() {
         ("no header block", COMPRESSION_ERROR, frame(1, 4, 1, &[0x80])),
     ];
     for (what, code, bytes) in cases {
-        let endpoint = Endpoint::listen("a").await;
-        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-        let mut client = fleet.h2().await;
         // A GET may be asked again, but not where its own response has broken the connection.
         let is_own = bytes[5..9] == [0, 0, 0, 1];
-        let stream = client.request(if is_own { "GET" } else { "POST" }, "/", &[], true).await;
-        let mut upstream = endpoint.h2().await;
-        assert_eq!(upstream.expect_request().await.stream, 1);
+        let ((endpoint, _fleet), mut client, stream, mut upstream) = asked(if is_own { "GET" } else { "POST" }).await;
         upstream.raw(&bytes).await;
         assert_eq!(client.response(stream).await.whole().0, "502", "{what}");
         assert!(matches!(upstream.next().await, Event::GoAway { code: said, .. } if said == code), "{what}");

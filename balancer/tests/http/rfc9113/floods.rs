@@ -1,0 +1,144 @@
+//! What costs a client little and the balancer much (H12).
+
+use super::*;
+
+async fn calmed(client: &mut Peer, what: &str) {
+    loop {
+        match client.next().await {
+            Event::GoAway { code, .. } => break assert_eq!(code, ENHANCE_YOUR_CALM, "{what}"),
+            Event::Closed => panic!("{what}: closed without a word"),
+            _of_what_ran => {}
+        }
+    }
+    assert_eq!(client.next().await, Event::Closed, "{what}");
+}
+
+/// H12: what costs a client little and the balancer much has a limit.
+#[tokio::test]
+async fn floods_of_nothing_end_the_connection() {
+    let (fleet, endpoint) = fleet().await;
+    let block = hpack::encode(&GET);
+    let head = || frame(HEADERS, 0, 1, &block[..9]);
+    for (what, first, more) in [
+        ("empty DATA", post(1), data(1, b"", false)),
+        ("padding only", post(1), frame(DATA, PADDED, 1, b"\x03\0\0\0")),
+        ("empty CONTINUATION", head(), frame(CONTINUATION, 0, 1, b"")),
+        ("PRIORITY", Vec::new(), frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 7])),
+        ("SETTINGS", Vec::new(), settings(&[(4, 7)])),
+        ("unknown frames", Vec::new(), frame(0x77, 0, 1, b"")),
+        ("DATA of a stream that was refused", headers(1, &GET[..3], false), data(1, b"", false)),
+    ] {
+        let mut client = fleet.h2().await;
+        client.raw(&first).await;
+        for _ in 0..21 {
+            client.raw(&more.repeat(1_000)).await;
+        }
+        calmed(&mut client, what).await;
+    }
+    let mut client = fleet.h2().await;
+    for _ in 0..30 {
+        client.raw(&settings(&[(4, 1), (4, 2)].repeat(500))).await;
+    }
+    calmed(&mut client, "many settings in few frames").await;
+    let mut client = fleet.h2().await;
+    let long = [hpack::encode(&GET), hpack::encode(&[("x", &"y".repeat(80_000))])].concat();
+    client.raw(&frame(HEADERS, 0, 1, &long[..16_000])).await;
+    for piece in long[16_000..].chunks(16_000) {
+        client.raw(&frame(CONTINUATION, 0, 1, piece)).await;
+    }
+    calmed(&mut client, "a head that does not end").await;
+    serves(&mut fleet.h2().await, &endpoint, 1).await;
+}
+
+/// CVE-2023-44487: what is broken off as soon as it was asked never reaches an endpoint.
+#[tokio::test]
+async fn a_rapid_reset_costs_no_endpoint_anything() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_resets_per_connection: 50, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let burst: Vec<u8> = (0..200).flat_map(|n| of(&[get(2 * n + 1), word(RST_STREAM, 2 * n + 1, 8)])).collect();
+    client.raw(&burst).await;
+    calmed(&mut client, "a burst").await;
+    assert!(endpoint.nobody());
+}
+
+/// CVE-2025-8671: the balancer is made to reset streams itself, which costs as much.
+#[tokio::test]
+async fn made_you_reset_costs_the_connection() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_resets_per_connection: 50, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let faults: [fn(u32) -> Vec<u8>; 4] = [
+        |stream| word(WINDOW_UPDATE, stream, 0),
+        |stream| word(WINDOW_UPDATE, stream, 0x7fff_ffff),
+        |stream| data(stream, b"x", false),
+        |stream| get(stream),
+    ];
+    for (nth, fault) in faults.into_iter().enumerate() {
+        let mut client = fleet.h2().await;
+        for n in 0..=51 {
+            client.raw(&of(&[get(2 * n + 1), fault(2 * n + 1)])).await;
+        }
+        calmed(&mut client, &format!("fault {nth}")).await;
+    }
+    let mut client = fleet.h2().await;
+    for n in 0..=51 {
+        client.raw(&headers(2 * n + 1, &[("X", "1")], true)).await;
+    }
+    calmed(&mut client, "malformed heads").await;
+}
+
+/// Answers that nobody reads do not fill the memory: from some point on nothing more is read.
+#[tokio::test]
+async fn a_client_that_reads_no_answer_gets_no_more() {
+    let (fleet, endpoint) = fleet().await;
+    let mut client = TcpStream::connect(fleet.address()).await.unwrap();
+    client.write_all(&of(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), settings(&[])])).await.unwrap();
+    let pings = frame(PING, 0, 0, &[7; 8]).repeat(1_000);
+    let mut sent = 0;
+    while let Ok(written) = tokio::time::timeout(PATIENCE / 10, client.write_all(&pings)).await {
+        written.unwrap();
+        sent += pings.len();
+        assert!(sent < 64 << 20, "it would go on for ever");
+    }
+    serves(&mut fleet.h2().await, &endpoint, 1).await;
+    // It reads again, and is answered.
+    let mut read = vec![0; 1 << 20];
+    soon("answers", client.read_exact(&mut read)).await.unwrap();
+}
+
+/// A byte of a header block may stand for four thousand.
+#[tokio::test]
+async fn a_block_that_unfolds_is_431() {
+    let (fleet, endpoint) = fleet().await;
+    let mut client = fleet.h2().await;
+    let mut block = hpack::encode(&GET);
+    // 0x40: kept in the table, where it is the newest one; then named again and again.
+    block.extend(b"\x40\x01x\x7f");
+    block.extend([0x81, 0x1d]);
+    block.extend(vec![b'y'; 127 + 1 + (0x1d << 7)]);
+    block.extend(vec![0xbe; 10_000]);
+    client.raw(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &block)).await;
+    let response = client.response(1).await;
+    assert_eq!((response.whole().0, response.field("tidelock-reason")), ("431", Some("headers-too-large")));
+    serves(&mut client, &endpoint, 3).await;
+}
+
+/// What comes behind the GOAWAY is not served, and not read for ever.
+#[tokio::test]
+async fn requests_that_ignore_a_goaway_end_the_connection() {
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.downstream_idle = std::time::Duration::from_millis(100);
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    assert_eq!(client.next().await, Event::GoAway { last: 0x7fff_ffff, code: 0 });
+    client.raw(&post(1)).await;
+    assert_eq!(client.next().await, Event::GoAway { last: 1, code: 0 });
+    for thousand in 0..21 {
+        let many: Vec<u8> = (0..1_000).flat_map(|n| get(2_000 * thousand + 2 * n + 3)).collect();
+        client.raw(&many).await;
+    }
+    calmed(&mut client, "requests").await;
+}
