@@ -138,7 +138,7 @@ async fn a_node_that_hangs_or_is_gone_is_named_in_time() {
     assert!(all.ends_with("all 3 nodes agree\n"), "{all}");
 
     // One that is connected and says nothing.
-    fleet.nodes[2].process.as_ref().expect("it runs").signal("STOP");
+    fleet.nodes[2].process.as_ref().expect("it runs").freeze();
     let begun = Instant::now();
     let told = fleet.nodes[0].api.get("/v1/explain?host=demo.test").await;
     assert!(begun.elapsed() < Duration::from_secs(4), "2 s for all nodes: {:?}", begun.elapsed());

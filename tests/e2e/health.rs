@@ -39,7 +39,7 @@ async fn an_endpoint_that_hangs_is_judged_by_the_fleet() {
         (answer.header("tidelock-endpoint") == Some("app-1")).then(|| answer.cookie("tidelock").expect("a pin"))
     })
     .await;
-    fleet.endpoint("app-1").process.signal("STOP");
+    fleet.endpoint("app-1").process.freeze();
     eventually("app-1 is down", READY, async || {
         let health = health(&fleet, "app-1").await;
         (health["verdict"] == "down" && health["detail"] == "no answer in 300 ms").then_some(())

@@ -91,6 +91,20 @@ impl Process {
         assert!(sent.is_ok_and(|status| status.success()), "kill -{name}");
     }
 
+    /// Stops it where it is. The signal is one thread's to take, and the others run until it has: so this waits until none does.
+    pub(crate) fn freeze(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |task: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(task.expect("a thread").path().join("stat")).unwrap_or_default();
+            // Behind the name, which may hold anything but its closing parenthesis as the last one.
+            stat.rsplit(')').next().is_none_or(|rest| rest.starts_with(" T") || rest.is_empty())
+        };
+        while !std::fs::read_dir(&tasks).expect("it runs").all(is_stopped) {
+            std::thread::yield_now();
+        }
+    }
+
     /// kill -9, at once.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();
