@@ -23,15 +23,6 @@ pub(crate) enum Socket {
     Tls(Box<TlsStream<Stream>>),
 }
 
-impl Stream {
-    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Tcp(stream) => stream.poll_read_ready(cx),
-            Stream::Unix(stream) => stream.poll_read_ready(cx),
-        }
-    }
-}
-
 impl AsFd for Stream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
@@ -42,15 +33,6 @@ impl AsFd for Stream {
 }
 
 impl Socket {
-    /// Ready when a read may bring something, so that whoever waits needs no buffer for it. TLS
-    /// has its own buffers, so there the read itself must tell.
-    pub(crate) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Socket::Plain(stream) => stream.poll_read_ready(cx),
-            Socket::Tls(_) => Poll::Ready(Ok(())),
-        }
-    }
-
     /// From here on closing sends a reset instead of an end.
     pub(crate) fn reset_on_close(&self) {
         let stream = match self {

@@ -1,12 +1,13 @@
 //! A socket with what was read from it and is not used yet, and what waits to be written.
-//! Buffers come and go: a connection that waits for its peer holds none.
+//! Buffers come and go: a connection that waits for its peer holds none, and one that has read little holds little.
 
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
 use crate::outbox::{GATHER_MAX, Outbox};
@@ -16,6 +17,11 @@ use crate::socket::Socket;
 const READ_MIN: usize = 8 * 1024;
 /// What it takes when reads keep being filled.
 const READ_MAX: usize = 128 * 1024;
+
+thread_local! {
+    /// Where first reads go: what they bring is mostly small, and is copied to a buffer of its size.
+    static FIRST: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_MIN].into());
+}
 
 #[derive(Debug)]
 pub(crate) struct Wire {
@@ -33,22 +39,31 @@ impl Wire {
 
     /// Reads more into `input`; 0 bytes are the peer's end.
     pub(crate) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        if self.input.is_empty() && self.socket.poll_read_ready(cx)?.is_pending() {
-            self.input = BytesMut::new();
-            self.read_size = READ_MIN;
-            return Poll::Pending;
-        }
-        if self.input.capacity() - self.input.len() < READ_MIN / 4 {
-            self.input.reserve(self.read_size);
-        }
-        let room = self.input.capacity() - self.input.len();
-        let read = poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input);
+        let (room, read) = if self.read_size == READ_MIN {
+            (READ_MIN, FIRST.with_borrow_mut(|first| self.poll_read_first(first, cx)))
+        } else {
+            if self.input.capacity() - self.input.len() < READ_MIN / 4 {
+                self.input.reserve(self.read_size);
+            }
+            let room = self.input.capacity() - self.input.len();
+            (room, poll_read_buf(Pin::new(&mut self.socket), cx, &mut self.input))
+        };
         match &read {
             Poll::Ready(Ok(n)) if *n == room => self.read_size = (self.read_size * 2).min(READ_MAX),
-            Poll::Pending if self.input.is_empty() => self.input = BytesMut::new(),
+            Poll::Pending if self.input.is_empty() => {
+                self.input = BytesMut::new();
+                self.read_size = READ_MIN;
+            }
             _ => {}
         }
         read
+    }
+
+    fn poll_read_first(&mut self, first: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut first = ReadBuf::new(first);
+        ready!(Pin::new(&mut self.socket).poll_read(cx, &mut first))?;
+        self.input.extend_from_slice(first.filled());
+        Poll::Ready(Ok(first.filled().len()))
     }
 
     /// Where a head is written.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
+use tokio::time::Instant;
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -17,6 +18,8 @@ thread_local! {
 #[derive(Debug, Default)]
 struct Clock {
     running: bool,
+    /// When it last ticked.
+    time: Option<Instant>,
     /// Ticks so far.
     now: u64,
     entries: Slab<Entry>,
@@ -68,6 +71,11 @@ impl Drop for Alarm {
         // Its waker goes outside of the clock's borrow: it may be the last handle of a task.
         let _entry = CLOCK.with_borrow_mut(|clock| clock.give_up(self.0));
     }
+}
+
+/// The time as of the last tick; reading it is no call.
+pub(super) fn now() -> Instant {
+    CLOCK.with_borrow(|clock| clock.time).unwrap_or_else(Instant::now)
 }
 
 impl Clock {
@@ -146,20 +154,24 @@ pub(crate) async fn tick() {
     struct Running;
     impl Drop for Running {
         fn drop(&mut self) {
-            CLOCK.with_borrow_mut(|clock| clock.running = false);
+            CLOCK.with_borrow_mut(|clock| (clock.running, clock.time) = (false, None));
         }
     }
     CLOCK.with_borrow_mut(|clock| clock.running = true);
     let _running = Running;
-    let begun = tokio::time::Instant::now();
+    let begun = Instant::now();
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut passed = 0;
     loop {
         interval.tick().await;
-        let ticks = (begun.elapsed().as_millis() / TICK.as_millis()) as u64;
+        let now = Instant::now();
+        let ticks = ((now - begun).as_millis() / TICK.as_millis()) as u64;
         // Woken outside of the clock's borrow: a waker may drop an alarm.
-        let due = CLOCK.with_borrow_mut(|clock| clock.advance(ticks - passed));
+        let due = CLOCK.with_borrow_mut(|clock| {
+            clock.time = Some(now);
+            clock.advance(ticks - passed)
+        });
         passed = ticks;
         due.into_iter().for_each(Waker::wake);
     }

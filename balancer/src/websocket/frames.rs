@@ -27,6 +27,14 @@ enum Place {
     Payload { left: u64, opcode: u8, done: u64, high: u8 },
 }
 
+/// A frame's head, as far as it matters here.
+struct Head {
+    opcode: u8,
+    is_last: bool,
+    /// How long its payload is.
+    payload: u64,
+}
+
 /// A piece of a direction, looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Followed {
@@ -61,10 +69,18 @@ impl Frames {
         let mut normal_close_at = None;
         while at < bytes.len() && !(stop && self.is_at_boundary()) {
             match self.place {
-                Place::Head { bytes: mut head, have } => {
-                    head[usize::from(have)] = bytes[at];
+                // Mostly all of a head is there.
+                Place::Head { have: 0, .. } if let Some((head, length)) = Head::parse(&bytes[at..]) => {
+                    at += length;
+                    self.begin(head);
+                }
+                Place::Head { bytes: mut first, have } => {
+                    first[usize::from(have)] = bytes[at];
                     at += 1;
-                    self.place = self.head(head, have + 1);
+                    self.place = Place::Head { bytes: first, have: have + 1 };
+                    if let Some((head, _)) = Head::parse(&first[..=usize::from(have)]) {
+                        self.begin(head);
+                    }
                 }
                 Place::Payload { left, opcode, done, mut high } => {
                     let step = left.min((bytes.len() - at) as u64);
@@ -87,34 +103,35 @@ impl Frames {
         Followed { taken: at, normal_close_at }
     }
 
-    fn head(&mut self, bytes: [u8; 14], have: u8) -> Place {
-        let (length, more) = match bytes[1] & 0x7f {
-            126 => (u64::from(u16::from_be_bytes([bytes[2], bytes[3]])), 2),
-            127 => {
-                let [_, _, a, b, c, d, e, f, g, h, ..] = bytes;
-                (u64::from_be_bytes([a, b, c, d, e, f, g, h]), 8)
-            }
-            short => (u64::from(short), 0),
-        };
-        let mask = if bytes[1] & 0x80 != 0 { 4 } else { 0 };
-        if have < 2 || have < 2 + more + mask {
-            return Place::Head { bytes, have };
-        }
-        let opcode = bytes[0] & 0x0f;
+    fn begin(&mut self, Head { opcode, is_last, payload }: Head) {
         // Control frames come between the frames of a message and change nothing about it.
         if opcode < CLOSE {
-            self.in_message = bytes[0] & 0x80 == 0;
+            self.in_message = !is_last;
         }
         self.closed |= opcode == CLOSE;
-        self.place = Place::Payload { left: length, opcode, done: 0, high: 0 };
+        self.place = Place::Payload { left: payload, opcode, done: 0, high: 0 };
         self.end_if_done();
-        self.place
     }
 
     fn end_if_done(&mut self) {
         if matches!(self.place, Place::Payload { left: 0, .. }) {
             self.place = START;
         }
+    }
+}
+
+impl Head {
+    /// The head that `bytes` begin with, and its own length; none when it is not all there.
+    fn parse(bytes: &[u8]) -> Option<(Head, usize)> {
+        let &[first, second, ref rest @ ..] = bytes else { return None };
+        let (payload, extended) = match second & 0x7f {
+            126 => (u64::from(u16::from_be_bytes(*rest.first_chunk()?)), 2),
+            127 => (u64::from_be_bytes(*rest.first_chunk()?), 8),
+            short => (u64::from(short), 0),
+        };
+        let mask = if second & 0x80 != 0 { 4 } else { 0 };
+        let head = Head { opcode: first & 0x0f, is_last: first & 0x80 != 0, payload };
+        (rest.len() >= extended + mask).then_some((head, 2 + extended + mask))
     }
 }
 

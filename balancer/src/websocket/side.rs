@@ -35,7 +35,7 @@ impl Side for Wire {
         if self.input.is_empty() && ready!(self.poll_fill(cx)).is_err() {
             return Poll::Ready(Err(Gone));
         }
-        Poll::Ready(Ok(self.input.split().freeze()))
+        Poll::Ready(Ok(std::mem::take(&mut self.input).freeze()))
     }
 
     fn poll_sent(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Gone>> {
