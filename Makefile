@@ -12,10 +12,11 @@ TARGET_DIR := $(abspath $(CARGO_TARGET_DIR))
 HOST_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 TAG ?= tidelock:0.1.0
 BENCH ?= ../shared/bench
-BENCH_PROXIES ?= tidelock,nginx,haproxy
-BENCH_WORKLOADS ?= W1,W2,W3,W3s,W4,W5,W6,W7,W8
-# release-pgo: as images are measured; it needs an llvm-profdata of the compiler's version.
-BENCH_BUILD ?= release
+BENCH_PROXIES ?= tidelock,nginx,haproxy,envoy
+BENCH_WORKLOADS ?= W1,W2,W3,W3s,W4,W5,W6,W7,W8,W9a,W9b,W9c,W9t,W10
+# What is shipped and measured is built by a profile of itself: 8 to 19 % less CPU a request (ARCHITECTURE.md). It takes ten
+# minutes and an llvm-profdata of the compiler's version (rustup component add llvm-tools); PGO=no does without.
+PGO ?= yes
 
 PYTEST := PYTHONDONTWRITEBYTECODE=1 .venv/bin/pytest -q -rs -p no:cacheprovider
 
@@ -115,15 +116,16 @@ build: need-cargo ui ## Build target/debug/tidelock
 release: need-cargo ui ## Build target/release/tidelock, optimised (takes minutes)
 	cargo build --locked --release
 
-# Static, by the gnu target: named, so that crt-static is not applied to build scripts and procedural macros.
-# By a profile of the binary itself: 8 to 19 % less CPU a request when it was measured (ARCHITECTURE.md).
 .PHONY: release-pgo
 release-pgo: need-cargo ui ## Build target/release/tidelock by a profile of itself (two release builds, some minutes of load)
 	deploy/release/pgo.sh
 
+# Static, by the gnu target: named, so that crt-static is not applied to build scripts and procedural macros.
 .PHONY: image
-image: need-cargo ui ## Build the container image TAG=tidelock:0.1.0 from a static binary
-	RUSTFLAGS="-C target-feature=+crt-static" cargo build --locked --release --bin tidelock --target $(HOST_TARGET)
+image: need-cargo ui ## Build the container image TAG=tidelock:0.1.0 from a static binary, as release-pgo does (PGO=no: sooner)
+	export RUSTFLAGS="-C target-feature=+crt-static"; \
+	if [ "$(PGO)" = no ]; then cargo build --locked --release --bin tidelock --target $(HOST_TARGET); \
+	else deploy/release/pgo.sh $(HOST_TARGET); fi
 	IMAGE_REVISION="$$(git rev-parse HEAD 2>/dev/null || echo unknown)" \
 	  deploy/container/build.sh "$(TARGET_DIR)/$(HOST_TARGET)/release/tidelock" "$(TAG)"
 
@@ -212,7 +214,7 @@ bench: ## Decisions by criterion; other proxies by the referee, if it lies in BE
 	  echo "bench: the referee is not part of this repository. Lay it at $(BENCH) or name it: make bench BENCH=..."; exit 0; \
 	fi; \
 	if [ ! -f bench/tidelock.py ]; then echo "bench: bench/tidelock.py, which tells the referee how to run tidelock, is missing"; exit 1; fi; \
-	$(MAKE) --no-print-directory $(BENCH_BUILD); \
+	$(MAKE) --no-print-directory $(if $(filter no,$(PGO)),release,release-pgo); \
 	export BENCH_VENV="$(TARGET_DIR)/bench/venv" BENCH_TARGET="$(TARGET_DIR)/bench/release" BENCH_MODULES="$(CURDIR)/bench"; \
 	export BENCH_TIDELOCK="$(TARGET_DIR)/release/tidelock" PYTHONDONTWRITEBYTECODE=1; \
 	mkdir -p "$(TARGET_DIR)/bench"; \

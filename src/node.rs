@@ -295,6 +295,8 @@ fn balancer_config(config: &Config, node: NodeId) -> tidelock_balancer::Config {
         limits: tidelock_balancer::Limits {
             max_connections: limits.max_connections,
             max_connections_per_client: limits.max_connections_per_client,
+            max_new_connections_per_client: limits.max_new_connections_per_client,
+            max_resets_per_client: limits.max_resets_per_client,
             max_resets_per_connection: limits.max_resets_per_connection,
             min_upload_bytes_per_second: limits.min_upload_bytes_per_second as u64,
             max_streams_per_connection: limits.max_streams_per_connection,

@@ -92,6 +92,10 @@ pub struct Limits {
     pub max_connections: usize,
     /// Downstream connections from one address, over all listeners; 0 is no limit.
     pub max_connections_per_client: usize,
+    /// Connections that one address may open within 10 s; 0 is no limit.
+    pub max_new_connections_per_client: usize,
+    /// Requests that one address may break off within 10 s, over all its connections; 0 is no limit.
+    pub max_resets_per_client: usize,
     /// Requests that a client may break off on one HTTP/2 connection within 10 s; beyond it the
     /// connection ends with ENHANCE_YOUR_CALM.
     pub max_resets_per_connection: usize,
@@ -117,7 +121,7 @@ pub struct Limits {
 pub struct Timeouts {
     /// TLS handshake, and the first bytes that tell the protocol.
     pub handshake: Duration,
-    /// From the first pause in an HTTP/1.1 request's head to its end; then the connection closes.
+    /// From the first pause in a request's head to its end; then the connection closes.
     pub request_head: Duration,
     /// A kept connection without a request.
     pub downstream_idle: Duration,
@@ -132,6 +136,8 @@ impl Default for Limits {
         Limits {
             max_connections: 65_536,
             max_connections_per_client: 0,
+            max_new_connections_per_client: 0,
+            max_resets_per_client: 0,
             max_resets_per_connection: 500,
             min_upload_bytes_per_second: 64,
             max_streams_per_connection: 128,

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
+use crate::clients::Place;
 use crate::h1::wire::Wire;
 use crate::headers::Client;
 use crate::socket::{Socket, Stream};
@@ -31,10 +32,10 @@ pub(crate) async fn serve(
     // The future of a connection lives as long as the connection: what only its beginning needs
     // is in a box that goes with it.
     let begun = {
-        let begin = Box::pin(begin(stream, peer, tls, proxy_protocol));
+        let begin = Box::pin(begin(&worker, stream, peer, tls, proxy_protocol));
         tokio::time::timeout(worker.config.timeouts.handshake, begin).await
     };
-    let Begun { socket, first, is_h2, client } = match begun {
+    let Begun { socket, first, is_h2, client, place } = match begun {
         Ok(Ok(Some(begun))) => begun,
         Ok(Ok(None)) => return,
         Ok(Err(error)) => {
@@ -43,16 +44,10 @@ pub(crate) async fn serve(
         }
         Err(_) => return worker.counters.handshakes_failed.add(),
     };
-    let Some(_place) = worker.clients.enter(client.ip()) else {
-        debug!(client = %client.ip(), "one connection too many of this client");
-        return worker.counters.connections_refused.add();
-    };
-    let is_trusted = worker.config.trusted.iter().any(|range| range.contains(&client.ip().to_canonical()));
-    let client = Rc::new(Client::new(client.ip(), matches!(socket, Socket::Tls(_)), is_trusted));
     if is_h2 {
-        Box::pin(h2::serve(worker, socket, first, client)).await;
+        Box::pin(h2::serve(worker, socket, first, client, place)).await;
     } else {
-        h1::serve(worker, Wire::new(socket, &first), client).await;
+        h1::serve(worker, Wire::new(socket, &first), client, place).await;
     }
 }
 
@@ -61,27 +56,38 @@ struct Begun {
     /// What was read from the socket already.
     first: Bytes,
     is_h2: bool,
-    client: SocketAddr,
+    client: Rc<Client>,
+    place: Place,
 }
 
-/// Finds out whose connection it is and what is spoken; none when it was closed without a byte.
+/// Finds out whose connection it is and what is spoken; none when it was closed without a byte, or is one too many.
 async fn begin(
+    worker: &Worker,
     mut stream: Stream,
     peer: SocketAddr,
     tls: Option<Arc<TlsAcceptor>>,
     proxy_protocol: bool,
 ) -> io::Result<Option<Begun>> {
     let client = if proxy_protocol { preamble::read(&mut stream, peer).await? } else { peer };
+    let is_trusted = worker.config.trusted.iter().any(|range| range.contains(&client.ip().to_canonical()));
+    // A proxy brings many clients.
+    let place = if is_trusted { Some(Place::unlimited()) } else { worker.clients.enter(client.ip()) };
+    let Some(place) = place else {
+        debug!(client = %client.ip(), "one connection too many of this client");
+        worker.counters.connections_refused_of_clients.add();
+        return Ok(None);
+    };
+    let client = Rc::new(Client::new(client.ip(), tls.is_some(), is_trusted));
     let Some(acceptor) = tls else {
         let (first, is_h2) = match detect(&mut stream).await? {
             Detected::H1(first) => (first, false),
             Detected::H2(first) => (first, true),
             Detected::Closed => return Ok(None),
         };
-        return Ok(Some(Begun { socket: Socket::Plain(stream), first, is_h2, client }));
+        return Ok(Some(Begun { socket: Socket::Plain(stream), first, is_h2, client, place }));
     };
     let io = acceptor.accept(stream).await?;
     // The protocol is what ALPN agreed on (RFC 7301); without ALPN it is HTTP/1.1.
     let is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
-    Ok(Some(Begun { socket: Socket::Tls(Box::new(io.into())), first: Bytes::new(), is_h2, client }))
+    Ok(Some(Begun { socket: Socket::Tls(Box::new(io.into())), first: Bytes::new(), is_h2, client, place }))
 }

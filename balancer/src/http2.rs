@@ -6,9 +6,8 @@
 //! finds no window, or no room, stays where it came from. Everything is of one thread, so there is no lock.
 //!
 //! What a peer may cost is bounded: by windows (what is received and not taken), by [`READ_STOP`] (what is
-//! answered and not read), and by two budgets of [`budget`] (what is wrong, and what is good for nothing).
+//! answered and not read), and by two budgets (what is wrong, and what is good for nothing).
 
-mod budget;
 mod client;
 mod connection;
 mod frame;
@@ -24,7 +23,6 @@ mod tests;
 
 use std::time::Duration;
 
-pub(crate) use budget::Budget;
 pub(crate) use client::{Client, RequestHead};
 pub(crate) use connection::{Connection, End};
 pub(crate) use frame::Reason;

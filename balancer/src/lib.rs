@@ -9,6 +9,7 @@
 mod access;
 mod attempt;
 mod body;
+mod budget;
 mod clients;
 mod config;
 mod downstream;
@@ -159,7 +160,7 @@ impl Balancer {
         let (log, log_writer) = log.unzip();
         let registry = Registry::new(node, count);
         let (to_stage, stage_seen) = watch::channel(Stage::Serving);
-        let clients = Clients::new(config.limits.max_connections_per_client);
+        let clients = Clients::new(&config.limits);
         let (config, stage, stage_end) = (Arc::new(config), stage_seen.clone(), stage_seen.clone());
         let shared = Shared { config, registry: registry.clone(), clients, stage, log, identity };
         let (to_workers, tables_seen) = watch::channel(Arc::new(Table::empty()));

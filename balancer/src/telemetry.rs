@@ -37,8 +37,9 @@ macro_rules! counters {
 counters! {
     connections: "tidelock_downstream_connections", "Open downstream connections.";
     connections_total: "tidelock_downstream_connections_total", "Downstream connections accepted.";
-    connections_refused: "tidelock_downstream_connections_refused_total", "Downstream connections closed at the limit.";
-    connections_calmed: "tidelock_downstream_connections_calmed_total", "HTTP/2 connections ended since their clients broke off too much.";
+    connections_refused: "tidelock_downstream_connections_refused_total", "Downstream connections closed at the node's limit.";
+    connections_refused_of_clients: "tidelock_downstream_connections_refused_of_clients_total", "Downstream connections closed at a limit of their client's address.";
+    connections_calmed: "tidelock_downstream_connections_calmed_total", "HTTP/2 connections ended for what their clients broke off, got wrong, or left unfinished.";
     handshakes_failed: "tidelock_downstream_handshakes_failed_total", "Connections whose TLS or first bytes failed.";
     responses_2xx: "tidelock_responses_2xx_total", "Responses with a status from 200 to 299.";
     responses_3xx: "tidelock_responses_3xx_total", "Responses with a status from 300 to 399.";

@@ -6,7 +6,8 @@
 #
 # Needs h2load (Debian: nghttp2-client), curl, openssl, python3, and an llvm-profdata that reads this compiler's
 # profiles: `rustup component add llvm-tools`, or LLVM's own of the same major version (LLVM_PROFDATA names another).
-# RUSTFLAGS is kept. Takes two release builds, ten minutes on two cores.
+# RUSTFLAGS is kept; with `-C target-feature=+crt-static` the binary is the image's. Takes two release builds, ten minutes
+# on two cores.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -27,7 +28,7 @@ find_profdata() {
   exit 69
 }
 profdata=$(find_profdata)
-for tool in h2load curl openssl; do
+for tool in h2load curl openssl python3; do
   command -v "$tool" >/dev/null || { echo "pgo: $tool is missing" >&2; exit 69; }
 done
 
@@ -126,6 +127,8 @@ for pool in h2 h1; do
   load 600 -c 2 -m 2 "${to_plain[@]}" -d "$work/large" "$plain_url/upload"
   load 600 -c 2 -m 2 "${to_plain[@]}" "$plain_url/stream?chunks=16&interval_ms=0&bytes=65536"
 done
+say "WebSockets"
+python3 deploy/release/websockets.py "$plain" h1.test 60000
 say "handshakes"
 for _ in $(seq 60); do h2load -n 4 -c 4 -m 1 --connect-to="127.0.0.1:$tls" "https://h2.test:$tls/counter" >/dev/null 2>&1; done
 

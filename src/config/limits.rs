@@ -13,6 +13,11 @@ pub(crate) struct Limits {
     /// Connections from one client address. Default 0, no limit: behind one address there may be a
     /// whole company. One more is accepted and closed at once, and counted.
     pub max_connections_per_client: usize,
+    /// Connections that one client address may open within 10 s. Default 0, no limit, as above.
+    pub max_new_connections_per_client: usize,
+    /// Requests that one client address may break off within 10 s, over all its connections. Default 0,
+    /// no limit, as above. Then its connections end, and it gets no new ones until the 10 s are over.
+    pub max_resets_per_client: usize,
     /// Requests that a client may break off on one HTTP/2 connection within 10 s. Default 500: a
     /// browser that leaves a page cancels some dozens, an attacker thousands. Then the connection
     /// ends with ENHANCE_YOUR_CALM.
@@ -68,6 +73,8 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
     Limits {
         max_connections: size("max_connections", 1..=10_000_000, 65_536),
         max_connections_per_client: size("max_connections_per_client", 0..=10_000_000, 0),
+        max_new_connections_per_client: size("max_new_connections_per_client", 0..=10_000_000, 0),
+        max_resets_per_client: size("max_resets_per_client", 0..=10_000_000, 0),
         max_resets_per_connection: size("max_resets_per_connection", 1..=1_000_000, 500),
         min_upload_bytes_per_second: size("min_upload_bytes_per_second", 0..=MIB, 64),
         max_streams_per_connection: section.number("max_streams_per_connection", 1..=65_536, 128) as u32,

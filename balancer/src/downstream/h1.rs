@@ -15,6 +15,7 @@ use tokio::time::{Sleep, sleep};
 use crate::access::Access;
 use crate::attempt::{Interim, Proxied};
 use crate::body::{Piece, Received};
+use crate::clients::Place;
 use crate::exchange::Exchange;
 use crate::flag::Raised;
 use crate::h1::body::{H1Received, Incoming};
@@ -40,7 +41,7 @@ const AHEAD: usize = 4 * 1024;
 /// that is quiet for longer is seldom used in the moment of its end.
 const PARTING: Duration = Duration::from_secs(1);
 
-pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>) {
+pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>, place: Place) {
     let mut connection = Connection {
         leaving: worker.leaving.raised(),
         idle: Idle::new(worker.config.timeouts.downstream_idle),
@@ -61,6 +62,9 @@ pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>) {
             break after;
         }
     };
+    if end == After::BrokenOff {
+        place.broke_off(1);
+    }
     Box::pin(connection.close(end)).await;
 }
 
@@ -90,6 +94,8 @@ enum After {
     Linger,
     /// Both sides know that it is over.
     Close,
+    /// The client has gone before it had its response.
+    BrokenOff,
     /// The response was cut, and nothing but a reset tells that to this client (H4).
     Reset,
 }
@@ -171,14 +177,14 @@ impl Connection {
                 };
                 match served {
                     Some(outbound) => outbound,
-                    None => return After::Close,
+                    None => return After::BrokenOff,
                 }
             }
         };
         match outbound {
             Outbound::Response(response, access) => self.respond(response, access, asked).await,
             Outbound::Switch(head, access, _, tunnel) => self.switch(head, access, *tunnel).await,
-            Outbound::Abort(_) => After::Close,
+            Outbound::Abort(_) => After::BrokenOff,
         }
     }
 
@@ -232,7 +238,7 @@ impl Connection {
         };
         drop(access);
         match sent {
-            Err(Unsent::Gone) => return After::Close,
+            Err(Unsent::Gone) => return After::BrokenOff,
             Err(Unsent::Cut) if encoder == Encoder::UntilClose => return After::Reset,
             Err(Unsent::Cut) => return After::Linger,
             Ok(()) => {}
@@ -384,7 +390,7 @@ impl Connection {
         let mut left = limits.early_response_drain_bytes;
         let linger = poll_fn(|cx| {
             let wire = &mut self.incoming.borrow_mut().wire;
-            if ready!(wire.poll_shutdown(cx)).is_err() || after == After::Close {
+            if ready!(wire.poll_shutdown(cx)).is_err() || matches!(after, After::Close | After::BrokenOff) {
                 return Poll::Ready(());
             }
             // Beyond the limit nothing is read any more, but the socket stays: its end would take

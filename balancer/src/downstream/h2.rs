@@ -9,7 +9,6 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -19,8 +18,10 @@ use tracing::debug;
 
 use answer::{Ended, answer};
 
+use crate::budget::Budget;
+use crate::clients::{self, Place};
 use crate::headers::Client;
-use crate::http2::{Budget, Config, Connection, End, Reason, server};
+use crate::http2::{Config, Connection, End, Reason, server};
 use crate::socket::Socket;
 use crate::timers::Idle;
 use crate::turn::Turn;
@@ -33,12 +34,8 @@ const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// What every client's library sends.
 const MAX_FRAME: u32 = 16 * 1024;
 
-/// Over what time a client's broken-off requests are counted (`max_resets_per_connection`, H12). Each of them may
-/// have cost an endpoint a request (CVE-2023-44487).
-const RESETS_WINDOW: Duration = Duration::from_secs(10);
-
 /// `first` was read from the socket already.
-pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, client: Rc<Client>) {
+pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, client: Rc<Client>, place: Place) {
     let limits = &worker.config.limits;
     let config = Config {
         stream_window: STREAM_WINDOW,
@@ -56,7 +53,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, clie
         debug!("no HTTP/2 preface");
         worker.counters.handshakes_failed.add();
     } else {
-        run(&worker, &client, &mut connection).await;
+        run(&worker, &client, &place, &mut connection).await;
     }
     let _ = timeout(limit, connection.close()).await;
 }
@@ -74,39 +71,48 @@ fn begin(connection: &mut Connection<Socket>, cx: &mut Context<'_>) -> Poll<bool
 
 /// Accepts and serves requests until the connection ends: by the peer, by an error, by idleness,
 /// or when the node leaves.
-async fn run(worker: &Rc<Worker>, client: &Rc<Client>, connection: &mut Connection<Socket>) {
+async fn run(worker: &Rc<Worker>, client: &Rc<Client>, place: &Place, connection: &mut Connection<Socket>) {
     let mut requests = FuturesUnordered::new();
     let mut leaving = worker.leaving.raised();
     let mut idle = Idle::new(worker.config.timeouts.downstream_idle);
     let mut is_busy = false;
     let mut farewell: Option<Pin<Box<Sleep>>> = None;
+    let mut head_timer: Option<Pin<Box<Sleep>>> = None;
     let turn = Turn::new();
-    let mut resets = Budget::new(worker.config.limits.max_resets_per_connection);
+    let max_resets = worker.config.limits.max_resets_per_connection;
+    let mut resets = Budget::new(max_resets);
     poll_fn(|cx| {
         if Pin::new(&mut leaving).poll(cx).is_ready() {
             connection.leave();
         }
         let ended = turn.run(cx, |cx| {
             let ended = connection.poll_read(cx);
+            let mut is_too_much = false;
             while let Some(accepted) = connection.accept() {
                 if accepted.is_broken() {
                     // It was broken off as soon as it was sent, and is not begun.
                     worker.counters.client_aborts.add();
+                    is_too_much |= place.broke_off(1);
                 } else {
                     requests.push(answer(worker, client, accepted));
                 }
             }
             while let Poll::Ready(Some(ended)) = requests.poll_next_unpin(cx) {
-                if ended == Ended::BrokenOff && resets.is_spent(RESETS_WINDOW) {
-                    worker.counters.connections_calmed.add();
-                    connection.give_up(Reason::ENHANCE_YOUR_CALM);
-                    return true;
+                if ended == Ended::BrokenOff {
+                    // It may have cost an endpoint a request (CVE-2023-44487).
+                    is_too_much |= place.broke_off(1) | resets.is_spent(clients::WINDOW);
                 }
+            }
+            if is_too_much {
+                worker.counters.connections_calmed.add();
+                connection.give_up(Reason::ENHANCE_YOUR_CALM);
+                return true;
             }
             if let Poll::Ready(ended) = ended {
                 debug!(?ended, "an HTTP/2 connection has ended");
                 if ended == End::Fault(Reason::ENHANCE_YOUR_CALM) {
                     worker.counters.connections_calmed.add();
+                    place.broke_off(max_resets);
                 }
             }
             ended.is_ready()
@@ -114,6 +120,18 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, connection: &mut Connecti
         let _ = connection.poll_write(cx);
         if ended || connection.has_left() {
             return Poll::Ready(());
+        }
+        if connection.is_within_head() {
+            let limit = worker.config.timeouts.request_head;
+            let timer = head_timer.get_or_insert_with(|| Box::pin(sleep(limit)));
+            if timer.as_mut().poll(cx).is_ready() {
+                // The block is of the table that all streams share: there is no going on without its end.
+                worker.counters.connections_calmed.add();
+                connection.give_up(Reason::ENHANCE_YOUR_CALM);
+                return Poll::Ready(());
+            }
+        } else {
+            head_timer = None;
         }
         if !requests.is_empty() {
             is_busy = true;

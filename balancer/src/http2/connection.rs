@@ -134,6 +134,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         written
     }
 
+    /// Whether a block of header fields has begun that is not all there.
+    pub(crate) fn is_within_head(&self) -> bool {
+        self.shared.state.borrow().unfinished.is_some() || self.input.is_within_head()
+    }
+
     /// Whether it has said that it leaves, and nothing is left to be done.
     pub(crate) fn has_left(&self) -> bool {
         let state = self.shared.state.borrow();

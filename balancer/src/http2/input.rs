@@ -62,6 +62,11 @@ impl Input {
         }
     }
 
+    /// Whether a frame of header fields has begun.
+    pub(super) fn is_within_head(&self) -> bool {
+        self.buffer.first_chunk().is_some_and(|head| Head::parse(head).kind == kind::HEADERS)
+    }
+
     /// Gives the frames that are there in full to `state`.
     pub(super) fn take(&mut self, state: &mut State) -> Result<(), Fatal> {
         if !self.preface.is_empty() {

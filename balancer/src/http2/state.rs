@@ -10,13 +10,13 @@ use std::task::Waker;
 
 use slab::Slab;
 
-use super::budget::Budget;
 use super::frame::{self, DEFAULT_FRAME, DEFAULT_WINDOW, Reason, kind, setting};
 use super::headers::Unfinished;
 use super::hpack::{Decoder, Encoder};
 use super::server::Incoming;
 use super::stream::Broken;
 use super::{BUDGET_WINDOW, Config, NOISE_MAX};
+use crate::budget::Budget;
 use crate::outbox::Outbox;
 pub(super) use stream::Data;
 use stream::Stream;

@@ -178,6 +178,69 @@ async fn one_connection_too_many_of_a_client_is_closed_alone() {
     assert!(is_served(&mut kept[0], &endpoint).await, "the others go on");
 }
 
+/// Many connections that each stay below their own limit are no way around it, and neither is the other protocol.
+#[tokio::test]
+async fn a_client_that_breaks_off_too_much_on_many_connections_stays_outside() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_resets_per_client: 5, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let mut upstream: Option<Peer> = None;
+    let mut kept = fleet.h2().await;
+    let mut stays = fleet.h1().await;
+    for nth in 0..5 {
+        let asked = if nth % 2 == 0 {
+            let mut client = fleet.h2().await;
+            let stream = client.get("/").await;
+            (Some((client, stream)), None)
+        } else {
+            let mut client = fleet.h1().await;
+            client.get("/").await;
+            (None, Some(client))
+        };
+        let upstream = match &mut upstream {
+            Some(upstream) => upstream,
+            none => none.insert(endpoint.h2().await),
+        };
+        let theirs = upstream.expect_request().await.stream;
+        match asked {
+            (Some((mut client, stream)), _) => client.reset(stream, CANCEL).await,
+            (_, client) => drop(client),
+        }
+        assert_eq!(upstream.expect_reset(theirs).await, CANCEL);
+    }
+    let upstream = upstream.as_mut().unwrap();
+    kept.get("/").await;
+    let theirs = upstream.expect_request().await.stream;
+    kept.reset(1, CANCEL).await;
+    assert_eq!(upstream.expect_reset(theirs).await, CANCEL);
+    calmed(&mut kept).await;
+    assert_eq!(fleet.h1().await.rest().await, b"", "a new connection is closed");
+    assert!(fleet.metric("tidelock_downstream_connections_refused_of_clients_total") >= 1);
+    // What has broken off nothing goes on.
+    stays.get("/").await;
+    let theirs = upstream.expect_request().await.stream;
+    upstream.respond(theirs, "200", b"ok").await;
+    assert_eq!(stays.response().await.0.status(), "200");
+}
+
+#[tokio::test]
+async fn a_client_opens_connections_no_faster_than_allowed() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_new_connections_per_client: 3, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H1, &[&endpoint]).await;
+    for _ in 0..3 {
+        assert!(is_served(&mut fleet.h1().await, &endpoint).await);
+    }
+    assert!(!is_served(&mut fleet.h1().await, &endpoint).await);
+    // A proxy that is trusted brings many clients.
+    let limits = Limits { max_new_connections_per_client: 3, ..Limits::default() };
+    let trusted = vec!["127.0.0.0/8".parse().unwrap()];
+    let fleet = Fleet::serving(Config { limits, trusted, ..config() }, H1, &[&endpoint]).await;
+    for _ in 0..6 {
+        assert!(is_served(&mut fleet.h1().await, &endpoint).await);
+    }
+}
+
 async fn is_served(client: &mut Http1, endpoint: &Endpoint) -> bool {
     client.get("/").await;
     let answer = async {

@@ -1,5 +1,7 @@
 //! What costs a client little and the balancer much (H12).
 
+use std::time::Duration;
+
 use super::*;
 
 async fn calmed(client: &mut Peer, what: &str) {
@@ -50,6 +52,41 @@ async fn floods_of_nothing_end_the_connection() {
     serves(&mut fleet.h2().await, &endpoint, 1).await;
 }
 
+/// H13: a head that drips holds what all streams of its connection share.
+#[tokio::test]
+async fn a_head_that_does_not_end_in_time_ends_the_connection() {
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.request_head = Duration::from_millis(200);
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let block = hpack::encode(&GET);
+    let whole = frame(HEADERS, END_HEADERS, 3, &block);
+    for (what, begun) in [
+        ("a block without its last frame", frame(HEADERS, 0, 3, &block[..9])),
+        ("a frame without its end", whole[..whole.len() - 1].to_vec()),
+    ] {
+        let mut client = fleet.h2().await;
+        // Others that run do not make it wait.
+        client.raw(&get(1)).await;
+        let mut upstream = endpoint.h2().await;
+        upstream.expect_request().await;
+        client.raw(&begun).await;
+        calmed(&mut client, what).await;
+    }
+    // One that is slow and comes to its end is served, and so are later ones.
+    let mut client = fleet.h2().await;
+    for stream in [1, 3] {
+        let head = get(stream);
+        client.raw(&head[..20]).await;
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        client.raw(&head[20..]).await;
+        let mut upstream = endpoint.h2().await;
+        let theirs = upstream.expect_request().await.stream;
+        upstream.respond(theirs, "200", b"ok").await;
+        assert_eq!(client.response(stream).await.whole(), ("200", &b"ok"[..]));
+    }
+}
+
 /// CVE-2023-44487: what is broken off as soon as it was asked never reaches an endpoint.
 #[tokio::test]
 async fn a_rapid_reset_costs_no_endpoint_anything() {
@@ -61,6 +98,31 @@ async fn a_rapid_reset_costs_no_endpoint_anything() {
     client.raw(&burst).await;
     calmed(&mut client, "a burst").await;
     assert!(endpoint.nobody());
+}
+
+/// What no endpoint has seen counts for the client's address, too, and so does what ends a connection.
+#[tokio::test]
+async fn other_connections_are_no_way_around_a_limit() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_resets_per_client: 60, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let burst: Vec<u8> = (0..40).flat_map(|n| of(&[get(2 * n + 1), word(RST_STREAM, 2 * n + 1, 8)])).collect();
+    let (mut first, mut second) = (fleet.h2().await, fleet.h2().await);
+    first.raw(&burst).await;
+    first.ping().await;
+    second.raw(&burst).await;
+    calmed(&mut second, "the 80th of the client").await;
+    assert!(endpoint.nobody());
+
+    let limits = Limits { max_resets_per_connection: 50, max_resets_per_client: 40, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    for n in 0..=51 {
+        client.raw(&headers(2 * n + 1, &[("X", "1")], true)).await;
+    }
+    calmed(&mut client, "malformed heads").await;
+    assert_eq!(fleet.h1().await.rest().await, b"", "a new connection is closed");
+    assert_eq!(fleet.metric("tidelock_downstream_connections_refused_of_clients_total"), 1);
 }
 
 /// CVE-2025-8671: the balancer is made to reset streams itself, which costs as much.

@@ -19,11 +19,26 @@ impl Budget {
 
     /// Counts one more, and says whether it is one too many in `window`.
     pub(crate) fn is_spent(&mut self, window: Duration) -> bool {
+        self.spend(1, window);
+        self.count > self.most
+    }
+
+    /// Counts so many more.
+    pub(crate) fn spend(&mut self, amount: usize, window: Duration) {
         // The clock is looked at when it may matter.
         if self.count >= self.most && self.since.elapsed() >= window {
             (self.since, self.count) = (Instant::now(), 0);
         }
-        self.count += 1;
-        self.count > self.most
+        self.count = self.count.saturating_add(amount);
+    }
+
+    /// Whether more was counted than is allowed, and `window` is not over.
+    pub(crate) fn is_over(&self, window: Duration) -> bool {
+        self.count > self.most && self.since.elapsed() < window
+    }
+
+    /// Whether anything was counted in the `window` that runs.
+    pub(crate) fn is_touched(&self, window: Duration) -> bool {
+        self.count > 0 && self.since.elapsed() < window
     }
 }
