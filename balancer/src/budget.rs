@@ -25,9 +25,9 @@ impl Budget {
 
     /// Counts so many more.
     pub(crate) fn spend(&mut self, amount: usize, window: Duration) {
-        // The clock is looked at when it may matter.
-        if self.count >= self.most && self.since.elapsed() >= window {
-            (self.since, self.count) = (Instant::now(), 0);
+        let now = Instant::now();
+        if now - self.since >= window {
+            (self.since, self.count) = (now, 0);
         }
         self.count = self.count.saturating_add(amount);
     }

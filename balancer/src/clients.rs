@@ -171,9 +171,16 @@ mod tests {
         let (first, second) = (clients.enter(a).unwrap(), clients.enter(a).unwrap());
         assert!(!first.broke_off(2) && !second.broke_off(1) && first.broke_off(1));
         drop((first, second));
+        assert!(clients.lock().len() == 1);
         assert!(clients.enter(a).is_none() && clients.enter(ip("192.0.2.2")).is_some());
         tokio::time::advance(WINDOW).await;
-        assert!(!clients.enter(a).unwrap().broke_off(1));
+        // However long it was here before.
+        let third = clients.enter(a).unwrap();
+        assert!(!third.broke_off(1));
+        tokio::time::advance(2 * WINDOW).await;
+        assert!(third.broke_off(4));
+        drop(third);
+        assert!(clients.enter(a).is_none());
     }
 
     /// Addresses that come once are forgotten.

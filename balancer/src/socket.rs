@@ -33,14 +33,14 @@ impl AsFd for Stream {
 }
 
 impl Socket {
-    /// From here on closing sends a reset instead of an end.
-    pub(crate) fn reset_on_close(&self) {
+    /// Whether closing sends a reset instead of an end.
+    pub(crate) fn reset_on_close(&self, resets: bool) {
         let stream = match self {
             Socket::Plain(stream) => stream,
             Socket::Tls(stream) => stream.get_ref().0,
         };
         // Where it fails the socket is closed already.
-        let _ = socket2::SockRef::from(stream).set_linger(Some(std::time::Duration::ZERO));
+        let _ = socket2::SockRef::from(stream).set_linger(resets.then_some(std::time::Duration::ZERO));
     }
 }
 

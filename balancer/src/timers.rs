@@ -28,14 +28,6 @@ impl Timer {
         alarm.map_or_else(|| Timer::Exact(Box::pin(sleep(limit))), Timer::Coarse)
     }
 
-    /// The time, as exact as the timer itself: a coarse one is a tick late, and its time a tick behind.
-    fn now(&self) -> Instant {
-        match self {
-            Timer::Exact(_) => Instant::now(),
-            Timer::Coarse(_) => coarse::now(),
-        }
-    }
-
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match self {
             Timer::Exact(sleep) => sleep.as_mut().poll(cx),
@@ -91,7 +83,9 @@ impl Idle {
 
     /// Something happened.
     pub(crate) fn moved(&mut self) {
-        self.last = self.timer.as_ref().map(Timer::now);
+        if self.timer.is_some() {
+            self.last = Some(Instant::now());
+        }
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {

@@ -17,6 +17,7 @@ use tokio_rustls::TlsAcceptor;
 pub(crate) use certificates::Certificates;
 pub(crate) use endpoints::{Identity, towards_endpoints};
 pub(crate) use tickets::FleetTickets;
+use tickets::ListenerTickets;
 
 use crate::config::{ClientAuth, ListenerTls};
 
@@ -46,11 +47,15 @@ pub(crate) fn acceptor(
     let builder = ServerConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| TlsError::Config(error.to_string()))?;
+    // What is asked of clients, for their tickets.
+    let mut asks = Vec::new();
     let builder = match &tls.client_auth {
         None => builder.with_no_client_auth(),
         Some(ClientAuth { authorities, required }) => {
+            asks.push(u8::from(*required));
             let mut roots = rustls::RootCertStore::empty();
             for certificate in read_chain(authorities)? {
+                asks.extend_from_slice(&certificate);
                 roots.add(certificate).map_err(|error| TlsError::file(authorities, error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
@@ -61,7 +66,7 @@ pub(crate) fn acceptor(
     };
     let mut config = builder.with_cert_resolver(certificates);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.ticketer = tickets;
+    config.ticketer = Arc::new(ListenerTickets::new(tickets, &asks));
     Ok(Arc::new(TlsAcceptor::from(Arc::new(config))))
 }
 

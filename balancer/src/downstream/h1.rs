@@ -96,8 +96,6 @@ enum After {
     Close,
     /// The client has gone before it had its response.
     BrokenOff,
-    /// The response was cut, and nothing but a reset tells that to this client (H4).
-    Reset,
 }
 
 /// What a response is framed for.
@@ -232,6 +230,10 @@ impl Connection {
         };
         response_head(self.incoming.borrow_mut().wire.buffer(), head.status, &head.headers, encoder, persistence);
         drop(head);
+        if encoder == Encoder::UntilClose {
+            // Until it is whole any end is a cut one: the endpoint's, the client's own slowness, the node's.
+            self.incoming.borrow_mut().wire.resets_on_end(true);
+        }
         let sent = match body {
             OutBody::Own(text, _) => self.send_own(text, encoder, &mut access).await,
             OutBody::Proxied(body) => self.send_proxied(body, encoder, &mut access).await,
@@ -239,10 +241,10 @@ impl Connection {
         drop(access);
         match sent {
             Err(Unsent::Gone) => return After::BrokenOff,
-            Err(Unsent::Cut) if encoder == Encoder::UntilClose => return After::Reset,
             Err(Unsent::Cut) => return After::Linger,
             Ok(()) => {}
         }
+        self.incoming.borrow_mut().wire.resets_on_end(false);
         if !unasked && !self.incoming.borrow().body.is_done() {
             // The response was first (H3).
             let limits = &self.worker.config.limits;
@@ -383,8 +385,8 @@ impl Connection {
     /// may lose what it has not read yet (RFC 9112 section 9.6). So the writing side closes first,
     /// and what still comes in is read and dropped for a bounded time.
     async fn close(&mut self, after: After) {
-        if after == After::Reset {
-            return self.incoming.borrow_mut().wire.reset();
+        if self.incoming.borrow().wire.is_cut() {
+            return;
         }
         let (limits, timeouts) = (&self.worker.config.limits, &self.worker.config.timeouts);
         let mut left = limits.early_response_drain_bytes;

@@ -29,8 +29,8 @@ use crate::worker::Worker;
 
 /// A stream's window: what one upload may hold here before its endpoint reads.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// Wide enough that stalled uploads never starve another stream of their connection.
-const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
+/// The most there can be.
+const WINDOW_MAX: u32 = (1 << 31) - 1;
 /// What every client's library sends.
 const MAX_FRAME: u32 = 16 * 1024;
 
@@ -39,7 +39,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, clie
     let limits = &worker.config.limits;
     let config = Config {
         stream_window: STREAM_WINDOW,
-        connection_window: CONNECTION_WINDOW,
+        // As wide as all streams' windows, so that stalled uploads never starve another one.
+        connection_window: STREAM_WINDOW.saturating_mul(limits.max_streams_per_connection).min(WINDOW_MAX),
         max_frame: MAX_FRAME,
         max_streams: limits.max_streams_per_connection,
         max_header_bytes: limits.max_header_bytes,
@@ -77,7 +78,7 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, place: &Place, connection
     let mut idle = Idle::new(worker.config.timeouts.downstream_idle);
     let mut is_busy = false;
     let mut farewell: Option<Pin<Box<Sleep>>> = None;
-    let mut head_timer: Option<Pin<Box<Sleep>>> = None;
+    let mut slow_head: Option<(u64, Pin<Box<Sleep>>)> = None;
     let turn = Turn::new();
     let max_resets = worker.config.limits.max_resets_per_connection;
     let mut resets = Budget::new(max_resets);
@@ -121,17 +122,21 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, place: &Place, connection
         if ended || connection.has_left() {
             return Poll::Ready(());
         }
-        if connection.is_within_head() {
-            let limit = worker.config.timeouts.request_head;
-            let timer = head_timer.get_or_insert_with(|| Box::pin(sleep(limit)));
-            if timer.as_mut().poll(cx).is_ready() {
-                // The block is of the table that all streams share: there is no going on without its end.
-                worker.counters.connections_calmed.add();
-                connection.give_up(Reason::ENHANCE_YOUR_CALM);
-                return Poll::Ready(());
+        match (connection.head_under_way(), &mut slow_head) {
+            (Some(number), Some((known, timer))) if *known == number => {
+                if timer.as_mut().poll(cx).is_ready() {
+                    // The block is of the table that all streams share: there is no going on without its end.
+                    worker.counters.connections_calmed.add();
+                    connection.give_up(Reason::ENHANCE_YOUR_CALM);
+                    return Poll::Ready(());
+                }
             }
-        } else {
-            head_timer = None;
+            (Some(number), slow) => {
+                let (_, timer) = slow.insert((number, Box::pin(sleep(worker.config.timeouts.request_head))));
+                // A limit is never over at once; this has the timer wake the task.
+                let _ = timer.as_mut().poll(cx);
+            }
+            (None, slow) => *slow = None,
         }
         if !requests.is_empty() {
             is_busy = true;

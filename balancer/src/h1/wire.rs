@@ -29,12 +29,13 @@ pub(crate) struct Wire {
     pub(crate) input: BytesMut,
     read_size: usize,
     outbox: Outbox,
+    is_cut: bool,
 }
 
 impl Wire {
     /// `first` was read from the socket already.
     pub(crate) fn new(socket: Socket, first: &[u8]) -> Wire {
-        Wire { socket, input: BytesMut::from(first), read_size: READ_MIN, outbox: Outbox::default() }
+        Wire { socket, input: BytesMut::from(first), read_size: READ_MIN, outbox: Outbox::default(), is_cut: false }
     }
 
     /// Reads more into `input`; 0 bytes are the peer's end.
@@ -98,9 +99,17 @@ impl Wire {
         self.outbox.is_broken()
     }
 
-    /// Makes the connection's end a reset, which no peer takes for the end of a body.
-    pub(crate) fn reset(&mut self) {
-        self.socket.reset_on_close();
+    /// Makes the connection's end a reset, however it comes: no peer takes that for the end of a body (H4).
+    pub(crate) fn resets_on_end(&mut self, resets: bool) {
+        if self.is_cut != resets {
+            self.is_cut = resets;
+            self.socket.reset_on_close(resets);
+        }
+    }
+
+    /// Its end is to be a reset.
+    pub(crate) fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     /// Ends the writing side.

@@ -38,6 +38,8 @@ pub(crate) struct Connection<S> {
     input: Input,
     /// The peer has ended its side.
     is_closed: bool,
+    /// How it has ended; told again to who asks again.
+    ended: Option<End>,
 }
 
 /// How a connection has ended.
@@ -60,7 +62,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         debug_assert!(config.stream_window.min(config.connection_window) >= DEFAULT_WINDOW);
         let shared =
             Shared { state: RefCell::new(State::new(role, config)), has_settings: Rc::default(), reads: Cell::new(0) };
-        Connection { shared: Rc::new(shared), socket, input: Input::new(&first, role), is_closed: false }
+        Connection { shared: Rc::new(shared), socket, input: Input::new(&first, role), is_closed: false, ended: None }
     }
 
     /// Whether the peer's SETTINGS are there.
@@ -71,6 +73,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Reads what there is, and gives it to its streams. From here to [`Connection::poll_write`] nobody has to be
     /// woken for what they write.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<End> {
+        if self.ended.is_none()
+            && let Poll::Ready(end) = self.poll_input(cx)
+        {
+            self.ended = Some(end);
+        }
+        self.ended.map_or(Poll::Pending, Poll::Ready)
+    }
+
+    fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let mut state = self.shared.state.borrow_mut();
         state.is_running = true;
         match &mut state.task {
@@ -78,15 +89,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             none => *none = Some(cx.waker().clone()),
         }
         for read in 0.. {
-            if !self.input.buffer.is_empty()
-                && !state.is_over
-                && let Err(fatal) = self.input.take(&mut state)
-            {
-                state.give_up(fatal.0);
-                return Poll::Ready(End::Fault(fatal.0));
-            }
+            let is_read = !self.input.buffer.is_empty() && !state.is_over;
+            let taken = if is_read { self.input.take(&mut state) } else { Ok(()) };
             if state.peer.has_settings && !self.shared.has_settings.is_up() {
                 self.shared.has_settings.raise();
+            }
+            if let Err(fatal) = taken {
+                state.give_up(fatal.0);
+                return Poll::Ready(End::Fault(fatal.0));
             }
             if state.is_over {
                 return Poll::Ready(End::Closed);
@@ -134,9 +144,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         written
     }
 
-    /// Whether a block of header fields has begun that is not all there.
-    pub(crate) fn is_within_head(&self) -> bool {
-        self.shared.state.borrow().unfinished.is_some() || self.input.is_within_head()
+    /// The block of header fields that has begun and is not all there, by how many came before it.
+    pub(crate) fn head_under_way(&self) -> Option<u64> {
+        let state = self.shared.state.borrow();
+        (state.unfinished.is_some() || self.input.is_within_head()).then_some(state.blocks)
     }
 
     /// Whether it has said that it leaves, and nothing is left to be done.

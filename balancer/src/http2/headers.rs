@@ -63,6 +63,7 @@ impl State {
     }
 
     fn block(&mut self, opening: Opening, bytes: &[u8]) -> Result<(), Fatal> {
+        self.blocks += 1;
         // Read in any case: the table that both sides share goes on.
         let mut block = Block::new(self.config.max_header_bytes);
         self.decoder.decode(bytes, |field| block.add(field)).map_err(|_| Fatal(Reason::COMPRESSION_ERROR))?;

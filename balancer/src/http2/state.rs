@@ -62,6 +62,8 @@ pub(super) struct State {
     forgotten_to: u32,
     /// A header block that goes on.
     pub(super) unfinished: Option<Unfinished>,
+    /// Header blocks that have come.
+    pub(super) blocks: u64,
     /// Requests that wait to be accepted.
     pub(super) incoming: VecDeque<Incoming>,
     /// Whose frame is being read.
@@ -129,6 +131,7 @@ impl State {
             over: VecDeque::new(),
             forgotten_to: 0,
             unfinished: None,
+            blocks: 0,
             incoming: VecDeque::new(),
             reading: 0,
             send_window: DEFAULT_WINDOW.into(),

@@ -10,6 +10,8 @@ use slab::Slab;
 use tokio::time::Instant;
 
 const TICK: Duration = Duration::from_millis(100);
+/// The most ticks that pass at once.
+const AT_ONCE: u32 = 10;
 
 thread_local! {
     static CLOCK: RefCell<Clock> = RefCell::default();
@@ -18,8 +20,6 @@ thread_local! {
 #[derive(Debug, Default)]
 struct Clock {
     running: bool,
-    /// When it last ticked.
-    time: Option<Instant>,
     /// Ticks so far.
     now: u64,
     entries: Slab<Entry>,
@@ -71,11 +71,6 @@ impl Drop for Alarm {
         // Its waker goes outside of the clock's borrow: it may be the last handle of a task.
         let _entry = CLOCK.with_borrow_mut(|clock| clock.give_up(self.0));
     }
-}
-
-/// The time as of the last tick; reading it is no call.
-pub(super) fn now() -> Instant {
-    CLOCK.with_borrow(|clock| clock.time).unwrap_or_else(Instant::now)
 }
 
 impl Clock {
@@ -154,25 +149,23 @@ pub(crate) async fn tick() {
     struct Running;
     impl Drop for Running {
         fn drop(&mut self) {
-            CLOCK.with_borrow_mut(|clock| (clock.running, clock.time) = (false, None));
+            CLOCK.with_borrow_mut(|clock| clock.running = false);
         }
     }
     CLOCK.with_borrow_mut(|clock| clock.running = true);
     let _running = Running;
-    let begun = Instant::now();
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    let mut passed = 0;
+    let mut last = Instant::now();
     loop {
         interval.tick().await;
-        let now = Instant::now();
-        let ticks = ((now - begun).as_millis() / TICK.as_millis()) as u64;
+        let ticks = (last.elapsed().as_millis() / TICK.as_millis()) as u32;
+        last += TICK * ticks;
+        // A process that stood still has lost the time for everybody, and alarms that were set since it goes on know
+        // nothing of that.
+        let ticks = u64::from(ticks.min(AT_ONCE));
         // Woken outside of the clock's borrow: a waker may drop an alarm.
-        let due = CLOCK.with_borrow_mut(|clock| {
-            clock.time = Some(now);
-            clock.advance(ticks - passed)
-        });
-        passed = ticks;
+        let due = CLOCK.with_borrow_mut(|clock| clock.advance(ticks));
         due.into_iter().for_each(Waker::wake);
     }
 }
@@ -182,6 +175,24 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// A worker that has stood still does not take what it begins then for late.
+    #[tokio::test]
+    #[expect(clippy::disallowed_methods, reason = "to stand still is what this is about")]
+    async fn a_standstill_fires_nothing_that_was_set_behind_it() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                tokio::task::spawn_local(tick());
+                tokio::time::sleep(TICK).await;
+                std::thread::sleep(Duration::from_secs(3));
+                let begun = std::time::Instant::now();
+                let mut alarm = Alarm::set(Duration::from_secs(2)).expect("it ticks");
+                std::future::poll_fn(|cx| alarm.poll(cx)).await;
+                assert!(begun.elapsed() >= TICK * AT_ONCE, "{:?}", begun.elapsed());
+            })
+            .await;
+    }
 
     proptest! {
         /// Against a plain model: an alarm fires when its time has come, unless it was given up.

@@ -1,7 +1,8 @@
-//! Session tickets that any node of the fleet opens (`tidelock_core::ticket`).
+//! Session tickets that any node of the fleet opens (`tidelock_core::ticket`), on listeners that ask the same of clients.
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use aws_lc_rs::digest;
 use rustls::server::ProducesTickets;
 use tidelock_core::table::Table;
 use tidelock_core::ticket::TicketSealer;
@@ -28,9 +29,27 @@ impl FleetTickets {
     }
 }
 
-impl ProducesTickets for FleetTickets {
+/// One listener's. A client that comes back is not asked for its certificate again, so its ticket says what was asked of it
+/// (RFC 8446 section 4.6.1 binds the client's authentication to it): one of a listener that asks for none opens no other.
+#[derive(Debug)]
+pub(super) struct ListenerTickets {
+    fleet: Arc<FleetTickets>,
+    asks: [u8; SCOPE],
+}
+
+const SCOPE: usize = 16;
+
+impl ListenerTickets {
+    /// `asks` is all that decides whether a client is let in.
+    pub(super) fn new(fleet: Arc<FleetTickets>, asks: &[u8]) -> ListenerTickets {
+        let digest = digest::digest(&digest::SHA256, asks);
+        ListenerTickets { fleet, asks: *digest.as_ref().first_chunk().expect("a digest of 32 bytes") }
+    }
+}
+
+impl ProducesTickets for ListenerTickets {
     fn enabled(&self) -> bool {
-        self.sealer().can_seal()
+        self.fleet.sealer().can_seal()
     }
 
     fn lifetime(&self) -> u32 {
@@ -40,10 +59,12 @@ impl ProducesTickets for FleetTickets {
     fn encrypt(&self, plain: &[u8]) -> Option<Vec<u8>> {
         let mut nonce = [0; 12];
         aws_lc_rs::rand::fill(&mut nonce).ok()?;
-        self.sealer().seal(plain, nonce)
+        self.fleet.sealer().seal(&[&self.asks[..], plain].concat(), nonce)
     }
 
     fn decrypt(&self, cipher: &[u8]) -> Option<Vec<u8>> {
-        self.sealer().open(cipher)
+        let plain = self.fleet.sealer().open(cipher)?;
+        let (asked, plain) = plain.split_at_checked(SCOPE)?;
+        (*asked == self.asks).then(|| plain.to_vec())
     }
 }

@@ -25,9 +25,9 @@ use crate::websocket::CLOSE_TIME;
 
 /// A stream's window: what one response may hold here before its client reads.
 const STREAM_WINDOW: u32 = 256 * 1024;
-/// The connection's window is wide enough that stalled readers never starve another stream: with
-/// 5 MiB eight unread responses did (measured), with 64 MiB it takes 256.
-const CONNECTION_WINDOW: u32 = 64 * 1024 * 1024;
+/// The connection's window is as wide as all streams' windows, so that stalled readers never starve another stream: with
+/// 5 MiB eight unread responses did (measured).
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 /// Larger frames make fewer of them on large bodies.
 const MAX_FRAME: u32 = 64 * 1024;
 /// A response's head, as RFC 9113 section 6.5.2 counts it.

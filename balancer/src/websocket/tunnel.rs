@@ -8,7 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tracing::debug;
 
 use super::CLOSE_TIME;
-use super::frames::{Frames, GOING_AWAY, RESTART, close, masked_close};
+use super::frames::{Followed, Frames, GOING_AWAY, RESTART, close, masked_close};
 use super::side::{Gone, Side};
 use crate::lease::{Lasts, Lease};
 use crate::timers::Idle;
@@ -153,7 +153,8 @@ impl Direction {
             idle.moved();
             match &mut self.state {
                 State::Closing(frame) => {
-                    let taken = self.frames.follow(&data, true).taken;
+                    let followed = self.frames.follow(&data, true);
+                    let (taken, data) = (followed.taken, followed.restart(data, restarts));
                     let mut last = BytesMut::from(&data[..taken]);
                     if self.frames.is_at_boundary() {
                         last.extend_from_slice(frame);
@@ -165,22 +166,22 @@ impl Direction {
                 State::Quiet => drop(self.frames.follow(&data, false)),
                 _ => {
                     let followed = self.frames.follow(&data, false);
-                    to.send(match followed.normal_close_at {
-                        Some(at) if restarts => with_restart(data, at),
-                        _ => data,
-                    });
+                    to.send(followed.restart(data, restarts));
                 }
             }
         }
     }
 }
 
-/// A close code of 1000 becomes 1012: an endpoint that drains says "normal" to all it sends away,
-/// and phoenix.js takes it at its word. The codes differ in their second byte.
-fn with_restart(data: Bytes, second: usize) -> Bytes {
-    let mut data = BytesMut::from(data);
-    data[second] = RESTART.to_be_bytes()[1];
-    data.freeze()
+impl Followed {
+    /// With `restarts` a close code of 1000 becomes 1012: an endpoint that drains says "normal" to all it sends away, and
+    /// phoenix.js takes it at its word. The codes differ in their second byte.
+    fn restart(self, data: Bytes, restarts: bool) -> Bytes {
+        let Some(second) = self.normal_close_at.filter(|_| restarts) else { return data };
+        let mut data = BytesMut::from(data);
+        data[second] = RESTART.to_be_bytes()[1];
+        data.freeze()
+    }
 }
 
 #[cfg(test)]

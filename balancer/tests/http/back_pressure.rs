@@ -147,3 +147,59 @@ async fn an_endpoint_that_does_not_read_holds_its_clients_back() {
     // The connection's window is used up as well: new streams without a body still pass.
     one_more(&mut client, &mut upstream).await;
 }
+
+/// A stream's window that is full and that nobody reads is taken from the connection's. What is left of that is still
+/// given back in time: here three quarters are held.
+#[tokio::test]
+async fn many_clients_that_do_not_read_starve_no_other_one() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut upstream = None;
+    let full = vec![b'x'; 256 * 1024];
+    let mut stalled = Vec::new();
+    for _ in 0..2 {
+        let mut client = fleet.h2().await;
+        // SETTINGS_INITIAL_WINDOW_SIZE 0.
+        client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+        for _ in 0..96 {
+            client.get("/").await;
+            let upstream = match &mut upstream {
+                Some(upstream) => upstream,
+                none => none.insert(endpoint.h2().await),
+            };
+            let at = upstream.expect_request().await.stream;
+            upstream.headers(at, &[(":status", "200")], false).await;
+            upstream.body(at, &full, false).await;
+        }
+        stalled.push(client);
+    }
+    let upstream: &mut Peer = upstream.as_mut().unwrap();
+    let mut client = fleet.h2().await;
+    client.reads = true;
+    let stream = client.get("/").await;
+    let at = upstream.expect_request().await.stream;
+    let body = vec![b'y'; 24 << 20];
+    let send = async {
+        upstream.headers(at, &[(":status", "200")], false).await;
+        upstream.body(at, &body, true).await;
+    };
+    let (response, ()) = tokio::join!(client.response(stream), send);
+    assert!(response.whole().1 == body);
+}
+
+/// The same of uploads that no endpoint reads.
+#[tokio::test]
+async fn many_uploads_that_nobody_reads_starve_no_other_one() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    client.ping().await;
+    let full = vec![b'x'; 256 * 1024];
+    for _ in 0..127 {
+        let stream = client.request("POST", "/", &[], false).await;
+        client.body(stream, &full, false).await;
+    }
+    let stream = client.request("POST", "/", &[], false).await;
+    client.ping().await;
+    assert!(client.may_send(stream) >= full.len(), "{}", client.may_send(stream));
+}

@@ -1,6 +1,6 @@
 //! HTTP/1.1 connections on both sides: what may follow on one, and how each ends.
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
 use crate::http1::Http1;
@@ -62,6 +62,31 @@ async fn a_cut_body_without_framing_ends_with_a_reset() {
     drop(upstream);
     let end = client.io.read(&mut [0; 16]).await;
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// A client that reads so slowly that it is given up finds no end that looks like the body's.
+#[tokio::test]
+async fn a_body_without_framing_that_is_given_up_ends_with_a_reset() {
+    let endpoint = Endpoint::listen("a").await;
+    let spec = serde_json::json!({ "protocol": "http1", "timeouts": { "idle_ms": 200 } });
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    client.request("GET / HTTP/1.0\r\n", "").await;
+    let mut upstream = endpoint.h1().await;
+    upstream.head().await;
+    upstream.write("HTTP/1.1 200 OK\r\n\r\n").await;
+    let piece = [b'x'; 64 * 1024];
+    // Until the endpoint is told that nobody wants more.
+    while upstream.io.write_all(&piece).await.is_ok() {}
+    let mut read = vec![0; 1 << 20];
+    let end = loop {
+        match client.io.read(&mut read).await {
+            Ok(0) => panic!("it looks whole"),
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]

@@ -165,6 +165,20 @@ async fn at_the_deadline_the_client_is_told_to_come_back_between_two_messages() 
     assert_eq!(h2.expect_data().await, (stream, Vec::new(), true));
 }
 
+/// What the endpoint says itself, in the middle of a message that the balancer waits for, keeps nobody away either.
+#[tokio::test]
+async fn a_normal_close_within_a_message_becomes_a_restart() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    let (mut client, mut upstream) = websocket(&fleet, &endpoint).await;
+    upstream.write(b"\x01\x03one").await;
+    assert_eq!(client.exact(5).await.unwrap(), b"\x01\x03one");
+    fleet.drain(&endpoint, DrainMode::Sessions, Some(Duration::from_millis(100))).await;
+    upstream.exact(8).await.unwrap();
+    upstream.write(b"\x88\x02\x03\xe8").await;
+    assert_eq!(client.exact(4).await.unwrap(), b"\x88\x02\x03\xf4");
+}
+
 /// A client that does not answer is not waited for.
 #[tokio::test]
 async fn a_close_does_not_wait_for_ever() {

@@ -227,9 +227,12 @@ async fn client_certificates_are_asked_for_where_it_is_configured() {
     let certificate = params.self_signed(&key).unwrap();
     let authorities = files.0.join("clients.pem");
     std::fs::write(&authorities, certificate.pem()).unwrap();
+    let open = Fleet::start(tls_config(vec![tls.clone()], None));
+    open.adopted().await;
     for required in [true, false] {
         let auth = ClientAuth { authorities: authorities.clone(), required };
         let fleet = Fleet::start(tls_config(vec![tls.clone()], Some(auth)));
+        fleet.adopted().await;
         let mut roots = rustls::RootCertStore::empty();
         roots.add(authority.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -243,6 +246,15 @@ async fn client_certificates_are_asked_for_where_it_is_configured() {
             let mut client = Http1::over(handshake(&fleet, "app.test", &Arc::new(config)).await.unwrap());
             client.get("/").await;
             assert_eq!(client.try_head().await.is_some(), expected, "required: {required}");
+        }
+        // A ticket from where nothing is asked is no certificate.
+        let config = Arc::new(trusting(&[&authority]));
+        let kinds = [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed];
+        for (kind, node, expected) in [(0, &open, true), (1, &open, true), (0, &fleet, !required)] {
+            let mut client = Http1::over(handshake(node, "app.test", &config).await.unwrap());
+            client.get("/").await;
+            assert_eq!(client.try_head().await.is_some(), expected, "required: {required}");
+            assert_eq!(client.io.get_ref().1.handshake_kind(), Some(kinds[kind]), "required: {required}");
         }
     }
 }

@@ -125,7 +125,9 @@ impl State {
 
     pub(super) fn release_connection(&mut self, length: usize) {
         self.released += length as u32;
-        if self.released >= self.config.connection_window / 2 {
+        // When half of what is not held by streams that nobody reads has been used: of the whole window's half, others
+        // would never see what those leave.
+        if self.released > 0 && i64::from(self.released) >= self.receive_window {
             let released = std::mem::take(&mut self.released);
             self.receive_window += i64::from(released);
             frame::put_word(self.output.buffer(), kind::WINDOW_UPDATE, 0, released);

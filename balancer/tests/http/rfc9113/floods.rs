@@ -87,6 +87,47 @@ async fn a_head_that_does_not_end_in_time_ends_the_connection() {
     }
 }
 
+/// Each head has its time, also when there is never a moment without one that has begun.
+#[tokio::test]
+async fn heads_that_come_one_in_the_other_are_not_one_slow_head() {
+    let endpoint = Endpoint::listen("a").await;
+    let mut config = config();
+    config.timeouts.request_head = Duration::from_millis(300);
+    let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let mut upstream = None;
+    let heads: Vec<Vec<u8>> = (0..8).map(|n| get(2 * n + 1)).collect();
+    client.raw(&heads[0][..20]).await;
+    for (nth, pair) in heads.windows(2).enumerate() {
+        tokio::time::sleep(Duration::from_millis(80)).await;
+        client.raw(&[&pair[0][20..], &pair[1][..20]].concat()).await;
+        let upstream = match &mut upstream {
+            Some(upstream) => upstream,
+            none => none.insert(endpoint.h2().await),
+        };
+        let theirs = upstream.expect_request().await.stream;
+        upstream.respond(theirs, "200", b"ok").await;
+        assert_eq!(client.response(2 * nth as u32 + 1).await.whole(), ("200", &b"ok"[..]));
+    }
+}
+
+/// What is wrong in the first bytes counts as what is wrong later.
+#[tokio::test]
+async fn faults_that_come_with_the_preface_count() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_resets_per_connection: 50, max_resets_per_client: 40, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let mut flight = of(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), settings(&[])]);
+    flight.extend((0..=51).flat_map(|n| headers(2 * n + 1, &[("X", "1")], true)));
+    let mut client = TcpStream::connect(fleet.address()).await.unwrap();
+    client.write_all(&flight).await.unwrap();
+    let mut read = Vec::new();
+    soon("the end", client.read_to_end(&mut read)).await.unwrap();
+    assert_eq!(fleet.metric("tidelock_downstream_connections_calmed_total"), 1);
+    assert_eq!(fleet.h1().await.rest().await, b"", "a new connection is closed");
+    assert_eq!(fleet.metric("tidelock_downstream_connections_refused_of_clients_total"), 1);
+}
+
 /// CVE-2023-44487: what is broken off as soon as it was asked never reaches an endpoint.
 #[tokio::test]
 async fn a_rapid_reset_costs_no_endpoint_anything() {
