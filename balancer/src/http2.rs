@@ -6,7 +6,7 @@
 //! finds no window, or no room, stays where it came from. Everything is of one thread, so there is no lock.
 //!
 //! What a peer may cost is bounded: by windows (what is received and not taken), by [`READ_STOP`] (what is
-//! answered and not read), and by two budgets (what is wrong, and what is good for nothing).
+//! answered and not read), and by three budgets (what is wrong, what is good for nothing, and what is good but not that often).
 
 mod client;
 mod connection;
@@ -37,6 +37,9 @@ const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 /// Frames that are good for nothing (no bytes, of streams that are over, unknown) within [`BUDGET_WINDOW`].
 /// An upload of tiny frames that is broken off leaves some thousands of them on their way.
 const NOISE_MAX: usize = 20_000;
+/// Frames that cost little and may come for a good reason, but not so often: acknowledgements, resets of what is over, and what
+/// opens a window by next to nothing.
+const CHATTER_MAX: usize = 100_000;
 
 /// What one side of a connection offers and allows.
 #[derive(Debug, Clone, Copy)]

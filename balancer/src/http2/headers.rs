@@ -102,7 +102,7 @@ impl State {
         }
         if self.open() >= self.config.max_streams {
             self.refuse(number, Reason::REFUSED_STREAM);
-            return Ok(());
+            return self.noise();
         }
         let is_too_large = block.is_too_large();
         let head = block.into_request();

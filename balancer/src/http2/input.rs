@@ -161,9 +161,9 @@ impl State {
                     Ok(())
                 }
                 None if head.stream > self.last => Err(Fatal(Reason::PROTOCOL_ERROR)),
-                None => Ok(()),
+                None => self.chatter(),
             },
-            kind::SETTINGS if head.has(flag::ACK) => Ok(()),
+            kind::SETTINGS if head.has(flag::ACK) => self.chatter(),
             kind::SETTINGS => {
                 self.settings(payload)?;
                 self.noise()
@@ -171,9 +171,10 @@ impl State {
             kind::PING if head.has(flag::ACK) => {
                 self.pongs += 1;
                 self.farewell_is_read(payload);
-                Ok(())
+                self.chatter()
             }
             kind::PING => {
+                // Bounded by its answers (READ_STOP): an estimate of a network takes one for each round trip (gRPC).
                 put_ping(self.output.buffer(), flag::ACK, payload);
                 Ok(())
             }
@@ -182,7 +183,7 @@ impl State {
                 if self.role == Role::Client {
                     self.refuse_above(word(payload));
                 }
-                Ok(())
+                self.chatter()
             }
             kind::PUSH_PROMISE => Err(Fatal(Reason::PROTOCOL_ERROR)),
             // Of no meaning any more (RFC 9113 section 5.3), but for what was an error before.

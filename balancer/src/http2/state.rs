@@ -15,7 +15,7 @@ use super::headers::Unfinished;
 use super::hpack::{Decoder, Encoder};
 use super::server::Incoming;
 use super::stream::Broken;
-use super::{BUDGET_WINDOW, Config, NOISE_MAX};
+use super::{BUDGET_WINDOW, CHATTER_MAX, Config, NOISE_MAX};
 use crate::budget::Budget;
 use crate::outbox::Outbox;
 pub(super) use stream::Data;
@@ -94,6 +94,7 @@ pub(super) struct State {
     pub(super) farewell: Farewell,
     faults: Budget,
     noise: Budget,
+    chatter: Budget,
 }
 
 /// Where a server is in leaving (section 6.8).
@@ -155,6 +156,7 @@ impl State {
             farewell: Farewell::None,
             faults: Budget::new(config.max_faults),
             noise: Budget::new(NOISE_MAX),
+            chatter: Budget::new(CHATTER_MAX),
         };
         let out = state.output.buffer();
         if role == Role::Client {
@@ -307,6 +309,11 @@ impl State {
     /// A frame that was good for nothing.
     pub(super) fn noise(&mut self) -> Result<(), Fatal> {
         if self.noise.is_spent(BUDGET_WINDOW) { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
+    }
+
+    /// A frame that was good for something.
+    pub(super) fn chatter(&mut self) -> Result<(), Fatal> {
+        if self.chatter.is_spent(BUDGET_WINDOW) { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
     }
 
     /// A stream error of the peer's making.

@@ -44,7 +44,8 @@ async fn http_1_0_is_spoken_with_those_who_speak_it() {
     upstream.write("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\ntwo\r\n0\r\n\r\n").await;
     let head = client.head().await;
     assert_eq!((head.field("connection"), head.field("transfer-encoding")), (Some("close"), None));
-    assert_eq!(client.rest().await, b"two");
+    assert_eq!(client.exact(3).await.unwrap(), b"two");
+    assert_eq!(client.io.read(&mut [0; 16]).await.unwrap(), 0, "a whole one does not end with a reset");
 }
 
 /// The close is all that ends such a body, so a cut must not look like one (H4).

@@ -52,6 +52,38 @@ async fn floods_of_nothing_end_the_connection() {
     serves(&mut fleet.h2().await, &endpoint, 1).await;
 }
 
+/// What is good for something has a limit, too, also for a client that reads all answers.
+#[tokio::test]
+async fn floods_of_small_talk_end_the_connection() {
+    let endpoint = Endpoint::listen("a").await;
+    let limits = Limits { max_streams_per_connection: 1, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
+    let many = |frame: Vec<u8>| frame.repeat(100_100);
+    let too_many: Vec<u8> = (0..20_100).flat_map(|n| get(2 * n + 3)).collect();
+    for (what, first, more) in [
+        ("PING's answers", Vec::new(), many(frame(PING, 1, 0, &[7; 8]))),
+        ("SETTINGS' acknowledgements", Vec::new(), many(frame(SETTINGS, 1, 0, b""))),
+        ("GOAWAY", Vec::new(), many(frame(GOAWAY, 0, 0, &[0; 8]))),
+        ("a window opened by next to nothing", Vec::new(), many(word(WINDOW_UPDATE, 0, 1))),
+        ("resets of what is over", of(&[get(1), word(RST_STREAM, 1, 8)]), many(word(RST_STREAM, 1, 8))),
+        ("streams too many", get(1), too_many),
+    ] {
+        let client = TcpStream::connect(fleet.address()).await.unwrap();
+        let (mut read, mut write) = client.into_split();
+        let flood = async {
+            let preface = of(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), settings(&[]), first]);
+            // It may end before all is written.
+            let _ = write.write_all(&preface).await;
+            let _ = write.write_all(&more).await;
+        };
+        let mut answers = Vec::new();
+        let (_, ()) = soon(what, async { tokio::join!(read.read_to_end(&mut answers), flood) }).await;
+        let last = answers.len() - 17;
+        assert_eq!((answers[last + 3], answers[last + 16]), (GOAWAY, ENHANCE_YOUR_CALM as u8), "{what}");
+    }
+    fleet.h2().await.ping().await;
+}
+
 /// H13: a head that drips holds what all streams of its connection share.
 #[tokio::test]
 async fn a_head_that_does_not_end_in_time_ends_the_connection() {
