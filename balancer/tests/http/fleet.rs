@@ -220,6 +220,7 @@ impl Endpoint {
     /// One that comes back where it was.
     pub(crate) async fn bind(name: &str, address: SocketAddr) -> Endpoint {
         let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
         Endpoint { address, listener, ..Endpoint::listen(name).await }
     }
 

@@ -1,6 +1,10 @@
 //! H9, H10, H16: what passes, and what stays behind: trailers, bodiless responses, fields of one
 //! connection.
 
+use std::net::IpAddr;
+
+use tidelock_balancer::ListenAddress;
+
 use crate::fleet::{Endpoint, Fleet, H1, H2c, Speaks, config};
 use crate::frames::Peer;
 use crate::hpack::field;
@@ -225,6 +229,42 @@ async fn fields_of_one_connection_stay_behind() {
     let (head, _) = client.response().await;
     assert_eq!((head.field("x-inner"), head.field("keep-alive"), head.field("x-outer")), (None, None, Some("1")));
     assert_eq!(head.field("proxy-connection"), None);
+}
+
+/// W3C trace context and a request's id are the client's, where it has them (H10).
+#[tokio::test]
+async fn a_clients_trace_and_id_pass() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    let fields = [
+        ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+        ("tracestate", "vendor=1"),
+        ("x-request-id", "mine"),
+    ];
+    let mut client = fleet.h2().await;
+    client.request("GET", "/", &fields, true).await;
+    let head = endpoint.h1().await.head().await;
+    for (name, value) in fields {
+        assert_eq!(head.field(name), Some(value), "{name}");
+    }
+}
+
+/// A listener on `[::]` takes IPv4, too, whose addresses are told as such; an endpoint may have either.
+#[tokio::test]
+async fn both_families_of_addresses_are_served_and_asked() {
+    let endpoint = Endpoint::bind("a", "[::1]:0".parse().unwrap()).await;
+    let mut config = config();
+    config.listeners[0].address = ListenAddress::Ip("[::]:0".parse().unwrap());
+    let fleet = Fleet::serving(config, H1, &[&endpoint]).await;
+    for address in ["127.0.0.1", "::1"] {
+        let at = (address.parse::<IpAddr>().unwrap(), fleet.address().port());
+        let mut client = Http1::connect(at.into()).await;
+        client.get("/").await;
+        let mut upstream = endpoint.h1().await;
+        assert_eq!(upstream.head().await.field("x-forwarded-for"), Some(address));
+        upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        assert_eq!(client.response().await.0.status(), "200");
+    }
 }
 
 #[tokio::test]
