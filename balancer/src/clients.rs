@@ -49,10 +49,7 @@ impl Clients {
         }
         let address = network(address);
         let mut all = self.lock();
-        if all.len() == all.capacity() {
-            // Before it grows: who has gone, and has done nothing lately, needs no place.
-            all.retain(|_, known| known.is_needed());
-        }
+        make_room(&mut all);
         let known = all.entry(address).or_insert_with(|| Known {
             connections: 0,
             arrivals: Budget::new(self.arrivals),
@@ -108,6 +105,15 @@ impl Drop for Place {
                 all.remove(address);
             }
         }
+    }
+}
+
+/// Before it grows: who has gone, and has done nothing lately, needs no place. It grows all the same where that leaves it more
+/// than half full: else each newcomer would have all looked at again.
+fn make_room(all: &mut HashMap<IpAddr, Known>) {
+    if all.len() == all.capacity() {
+        all.retain(|_, known| known.is_needed());
+        all.reserve(all.len());
     }
 }
 
@@ -181,6 +187,19 @@ mod tests {
         assert!(third.broke_off(4));
         drop(third);
         assert!(clients.enter(a).is_none());
+    }
+
+    #[test]
+    fn all_are_looked_at_seldom() {
+        let mut all = HashMap::with_capacity(1_000);
+        for n in 0..all.capacity() as u32 {
+            let connections = usize::from(n > 0);
+            let known = Known { connections, arrivals: Budget::new(1), resets: Budget::new(1) };
+            all.insert(IpAddr::from(n.to_be_bytes()), known);
+        }
+        let before = all.len();
+        make_room(&mut all);
+        assert!(all.len() == before - 1 && all.capacity() >= 2 * all.len(), "{} of {}", all.len(), all.capacity());
     }
 
     /// Addresses that come once are forgotten.

@@ -311,9 +311,11 @@ impl State {
         if self.noise.is_spent(BUDGET_WINDOW) { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
     }
 
-    /// A frame that was good for something.
+    /// A frame that was good for something. A busy endpoint may have many of them to say: each early answer ends with a reset,
+    /// each small message of an upload may be given back to its window.
     pub(super) fn chatter(&mut self) -> Result<(), Fatal> {
-        if self.chatter.is_spent(BUDGET_WINDOW) { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
+        let is_too_much = self.role == Role::Server && self.chatter.is_spent(BUDGET_WINDOW);
+        if is_too_much { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
     }
 
     /// A stream error of the peer's making.

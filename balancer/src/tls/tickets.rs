@@ -29,8 +29,8 @@ impl FleetTickets {
     }
 }
 
-/// One listener's. A client that comes back is not asked for its certificate again, so its ticket says what was asked of it
-/// (RFC 8446 section 4.6.1 binds the client's authentication to it): one of a listener that asks for none opens no other.
+/// One listener's. A client that comes back is not asked for its certificate again, so its ticket says what was asked of it:
+/// one of a listener that asks for none is good at no other.
 #[derive(Debug)]
 pub(super) struct ListenerTickets {
     fleet: Arc<FleetTickets>,

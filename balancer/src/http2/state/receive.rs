@@ -136,9 +136,8 @@ impl State {
     }
 
     pub(in crate::http2) fn window_update(&mut self, number: u32, by: u32) -> Result<(), Fatal> {
-        // Larger ones end by themselves: a window is full at some time. An endpoint may give back what it has read of each
-        // small message of an upload.
-        if by < TINY as u32 && self.role == Role::Server {
+        // Larger ones end by themselves: a window is full at some time.
+        if by < TINY as u32 {
             self.chatter()?;
         }
         if number == 0 {
