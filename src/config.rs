@@ -117,6 +117,8 @@ pub(crate) struct ListenerTls {
     pub certificates: Vec<CertificateFiles>,
     /// The file of authorities, if clients are asked for certificates.
     pub client_ca: Option<PathBuf>,
+    /// The file of revocation lists.
+    pub client_crl: Option<PathBuf>,
     /// Default, with `client_ca`: required.
     pub client_auth: ClientAuth,
 }

@@ -298,6 +298,8 @@ fn balancer_config(config: &Config, node: NodeId) -> tidelock_balancer::Config {
             max_new_connections_per_client: limits.max_new_connections_per_client,
             max_resets_per_client: limits.max_resets_per_client,
             max_resets_per_connection: limits.max_resets_per_connection,
+            max_empty_frames_per_connection: limits.max_empty_frames_per_connection,
+            max_control_frames_per_connection: limits.max_control_frames_per_connection,
             min_upload_bytes_per_second: limits.min_upload_bytes_per_second as u64,
             max_streams_per_connection: limits.max_streams_per_connection,
             max_header_bytes: limits.max_header_bytes as u32,
@@ -327,6 +329,7 @@ fn listener_tls(tls: &config::ListenerTls) -> tidelock_balancer::ListenerTls {
         certificates: tls.certificates.iter().map(tls_files).collect(),
         client_auth: tls.client_ca.as_ref().map(|authorities| tidelock_balancer::ClientAuth {
             authorities: authorities.clone(),
+            revoked: tls.client_crl.clone(),
             required: tls.client_auth == config::ClientAuth::Required,
         }),
     }

@@ -11,6 +11,7 @@ use tidelock_core::choose::{Choice, Placement};
 use tidelock_core::route::Route;
 use tidelock_core::table::PoolTable;
 
+use crate::body::Abort;
 use crate::headers::{Client, Host};
 use crate::respond::Reason;
 use crate::telemetry::AccessEvent;
@@ -32,6 +33,8 @@ enum End {
     Whole,
     Cut,
     Aborted,
+    /// One of its time limits was over.
+    TimedOut,
     Own(Reason),
 }
 
@@ -137,6 +140,13 @@ impl Access {
         }
     }
 
+    /// Why the response will not be whole, where that is a time limit.
+    pub(crate) fn broken(&mut self, abort: Abort) {
+        if self.end == End::Running && matches!(abort, Abort::Idle | Abort::Slow) {
+            self.end = End::TimedOut;
+        }
+    }
+
     /// Whether the client broke off.
     pub(crate) fn is_aborted(&self) -> bool {
         self.end == End::Aborted
@@ -164,8 +174,12 @@ impl Drop for Access {
                 counters.client_aborts.add();
                 "aborted"
             }
+            End::TimedOut => {
+                counters.responses_timed_out.add();
+                "timed-out"
+            }
             End::Own(reason) => {
-                counters.responses_own.add();
+                counters.own(reason).add();
                 reason.as_str()
             }
         };

@@ -16,13 +16,14 @@ use http::{HeaderMap, HeaderName, Response};
 use tidelock_core::choose::{ROUTE_FOR, ROUTE_TO, RouteTo};
 use tidelock_core::retry::Failure;
 use tidelock_core::spec::PoolSpec;
+use tokio::time::timeout_at;
 
 use self::events::{Events, Next};
 use crate::body::{Abort, Piece, Received};
 use crate::exchange::Exchange;
 use crate::lease::{Lasts, Lease};
 use crate::source::Source;
-use crate::timers::Idle;
+use crate::timers::{Idle, Total};
 use crate::upload::Uploaded;
 use crate::upstream::dial::Spoken;
 use crate::upstream::{Endpoint, Lend, LendError};
@@ -88,14 +89,14 @@ impl Interim {
 impl Attempt<'_> {
     pub(crate) async fn run(&mut self, source: Source, mut lease: Lease) -> Result<Response<Proxied>, Failed> {
         if self.pool.limits.max_requests.is_some() {
-            match Box::pin(self.lend().request_place()).await {
+            match Box::pin(self.in_time(self.lend().request_place())).await {
                 Ok(place) => lease.hold(place),
                 Err(error) => return Err(error.of(source)),
             }
         }
         let spoken = match self.endpoint.spoken() {
             Some(spoken) => spoken,
-            None => match Box::pin(self.lend().spoken()).await {
+            None => match Box::pin(self.in_time(self.lend().spoken())).await {
                 Ok(spoken) => spoken,
                 Err(error) => return Err(error.of(source)),
             },
@@ -113,6 +114,14 @@ impl Attempt<'_> {
         if self.pool.route_to { routed_by(fields) } else { None }
     }
 
+    /// Waits for what is lent, while the request has time.
+    async fn in_time<T>(&self, lent: impl Future<Output = Result<T, LendError>>) -> Result<T, LendError> {
+        match self.exchange.deadline {
+            None => lent.await,
+            Some(deadline) => Box::pin(timeout_at(deadline, lent)).await.unwrap_or(Err(LendError::Late)),
+        }
+    }
+
     pub(crate) fn lend(&self) -> Lend<'_> {
         Lend { endpoint: self.endpoint, pool: self.pool, worker: &self.exchange.worker }
     }
@@ -124,6 +133,7 @@ impl LendError {
         let failure = match self {
             LendError::Connect => Failure::Connect,
             LendError::Full => Failure::Full,
+            LendError::Late => Failure::Timeout,
         };
         Failed::Endpoint(failure, source)
     }
@@ -139,6 +149,7 @@ enum Wait {
 pub(crate) struct Proxied {
     way: Way,
     idle: Idle,
+    total: Total,
     /// Released last: the endpoint counts the request until both directions have ended.
     lease: Option<Lease>,
     state: State,
@@ -190,8 +201,10 @@ impl Way {
 }
 
 impl Proxied {
-    fn new(way: Way, idle: Duration, lease: Lease) -> Proxied {
-        Proxied { way, idle: Idle::new(idle), lease: Some(lease), state: State::Running, events: None }
+    fn new(way: Way, attempt: &Attempt<'_>, lease: Lease) -> Proxied {
+        let idle = Idle::new(attempt.pool.timeouts.idle_ms.duration());
+        let total = Total::new(attempt.exchange.deadline);
+        Proxied { way, idle, total, lease: Some(lease), state: State::Running, events: None }
     }
 
     /// It is an event stream: a drain counts it as what lasts, and may close it between two events.
@@ -241,6 +254,9 @@ impl Proxied {
                 Next::Cut => return Poll::Ready(self.broken(Abort::Gone)),
             }
         }
+        if self.total.poll(cx).is_ready() {
+            return Poll::Ready(self.broken(Abort::Slow));
+        }
         // The response comes first: one that is whole ends the upload, whose last frame then
         // does not go out any more (H3).
         let piece = self.way.poll_piece(cx);
@@ -278,7 +294,7 @@ impl Proxied {
     }
 
     /// While the client takes nothing: drives the upload; ready when the client's side broke, or
-    /// nothing has moved for too long (H18).
+    /// nothing has moved for too long, or all of it takes too long (H18).
     pub(crate) fn poll_blocked(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {
         if let Some(events) = &mut self.events
             && events.poll_blocked(cx).is_ready()
@@ -287,6 +303,7 @@ impl Proxied {
         }
         match self.poll_upload(cx) {
             Poll::Ready(abort) => Poll::Ready(abort),
+            Poll::Pending if self.total.poll(cx).is_ready() => Poll::Ready(Abort::Slow),
             Poll::Pending => self.idle.poll(cx).map(|()| Abort::Idle),
         }
     }

@@ -75,6 +75,8 @@ pub struct ListenerTls {
 pub struct ClientAuth {
     /// PEM: who may have signed a client's certificate.
     pub authorities: PathBuf,
+    /// PEM: revocation lists, one of each authority in a client's chain.
+    pub revoked: Option<PathBuf>,
     /// Refuse the handshake of a client without one.
     pub required: bool,
 }
@@ -99,6 +101,10 @@ pub struct Limits {
     /// Requests that a client may break off on one HTTP/2 connection within 10 s; beyond it the
     /// connection ends with ENHANCE_YOUR_CALM.
     pub max_resets_per_connection: usize,
+    /// Frames of one HTTP/2 connection that carry nothing or open a stream too many, within 10 s; beyond it the same.
+    pub max_empty_frames_per_connection: usize,
+    /// Acknowledgements, resets of what is over, and windows opened by less than 512 bytes, within 10 s; beyond it the same.
+    pub max_control_frames_per_connection: usize,
     /// Bytes a second of an upload of known length, while the balancer waits for them; below it,
     /// over 20 s of waiting, 408. 0 is no limit.
     pub min_upload_bytes_per_second: u64,
@@ -139,6 +145,8 @@ impl Default for Limits {
             max_new_connections_per_client: 0,
             max_resets_per_client: 0,
             max_resets_per_connection: 500,
+            max_empty_frames_per_connection: 20_000,
+            max_control_frames_per_connection: 100_000,
             min_upload_bytes_per_second: 64,
             max_streams_per_connection: 128,
             max_header_bytes: 16 * 1024,

@@ -11,13 +11,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio_rustls::TlsAcceptor;
 use tracing::debug;
 
 use crate::clients::Place;
 use crate::h1::wire::Wire;
 use crate::headers::Client;
 use crate::socket::{Socket, Stream};
+use crate::tls::Handshakes;
 use crate::worker::Worker;
 use detect::{Detected, detect};
 
@@ -26,7 +26,7 @@ pub(crate) async fn serve(
     worker: Rc<Worker>,
     stream: Stream,
     peer: SocketAddr,
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Option<Arc<Handshakes>>,
     proxy_protocol: bool,
 ) {
     // The future of a connection lives as long as the connection: what only its beginning needs
@@ -65,7 +65,7 @@ async fn begin(
     worker: &Worker,
     mut stream: Stream,
     peer: SocketAddr,
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Option<Arc<Handshakes>>,
     proxy_protocol: bool,
 ) -> io::Result<Option<Begun>> {
     let client = if proxy_protocol { preamble::read(&mut stream, peer).await? } else { peer };
@@ -78,7 +78,7 @@ async fn begin(
         return Ok(None);
     };
     let client = Rc::new(Client::new(client.ip(), tls.is_some(), is_trusted));
-    let Some(acceptor) = tls else {
+    let Some(handshakes) = tls else {
         let (first, is_h2) = match detect(&mut stream).await? {
             Detected::H1(first) => (first, false),
             Detected::H2(first) => (first, true),
@@ -86,7 +86,7 @@ async fn begin(
         };
         return Ok(Some(Begun { socket: Socket::Plain(stream), first, is_h2, client, place }));
     };
-    let io = acceptor.accept(stream).await?;
+    let io = handshakes.current().accept(stream).await?;
     // The protocol is what ALPN agreed on (RFC 7301); without ALPN it is HTTP/1.1.
     let is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
     Ok(Some(Begun { socket: Socket::Tls(Box::new(io.into())), first: Bytes::new(), is_h2, client, place }))

@@ -50,6 +50,8 @@ pub(crate) struct Exchange {
     route: Arc<Route>,
     pub(crate) access: Access,
     tries: Tries,
+    /// When all of it must have ended, if its pool says so.
+    pub(crate) deadline: Option<Instant>,
 }
 
 /// The attempts of one request.
@@ -115,6 +117,8 @@ impl Exchange {
         access.route(&view, &route);
         headers::strip_hop_by_hop(&mut head.headers, head.version);
         headers::forward(&mut head.headers, client, &host, head.version, &mut || worker.random());
+        let total = view.pools[route.pool].table.spec.timeouts.total_ms;
+        let deadline = total.map(|total| Instant::now() + total.duration());
         Ok(Box::new(Exchange {
             worker: worker.clone(),
             client: client.clone(),
@@ -126,6 +130,7 @@ impl Exchange {
             route,
             access,
             tries: Tries::default(),
+            deadline,
         }))
     }
 

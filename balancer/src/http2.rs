@@ -34,12 +34,19 @@ pub(crate) use stream::{Broken, Gone, Receiver, Sender};
 const READ_STOP: usize = 512 * 1024;
 /// Over what time a peer's faults are counted.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-/// Frames that are good for nothing (no bytes, of streams that are over, unknown) within [`BUDGET_WINDOW`].
-/// An upload of tiny frames that is broken off leaves some thousands of them on their way.
-const NOISE_MAX: usize = 20_000;
-/// Frames that cost little and may come for a good reason, but not so often: acknowledgements, resets of what is over, and what
-/// opens a window by next to nothing.
-const CHATTER_MAX: usize = 100_000;
+
+/// What a peer has sent too much of, within [`BUDGET_WINDOW`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TooMuch {
+    /// Stream errors.
+    Faults,
+    /// [`Config::max_empty`].
+    Empty,
+    /// [`Config::max_control`].
+    Control,
+    /// One block of header fields.
+    Head,
+}
 
 /// What one side of a connection offers and allows.
 #[derive(Debug, Clone, Copy)]
@@ -57,4 +64,10 @@ pub(crate) struct Config {
     pub(crate) max_header_bytes: u32,
     /// Stream errors that a peer may make within [`BUDGET_WINDOW`].
     pub(crate) max_faults: usize,
+    /// Frames that are good for nothing (no bytes, of streams that are over, of streams too many, unknown). An upload of
+    /// tiny frames that is broken off leaves some thousands of them on their way.
+    pub(crate) max_empty: usize,
+    /// Frames that cost little and may come for a good reason, but not so often: acknowledgements, resets of what is over,
+    /// and what opens a window by next to nothing.
+    pub(crate) max_control: usize,
 }

@@ -60,7 +60,7 @@ use feed::Registry;
 use health::{Observations, Observer};
 use listener::Listener;
 use telemetry::{AccessLog, Counters};
-use tls::{Certificates, FleetTickets};
+use tls::{Certificates, FleetTickets, Follow, Handshakes};
 use worker::{Shared, Stage, Worker};
 
 /// A running data plane.
@@ -122,14 +122,14 @@ impl Balancer {
         let mut kept = Vec::new();
         let open = Arc::new(AtomicUsize::new(0));
         let tickets = FleetTickets::new();
-        let mut certificates = Vec::new();
+        let mut followed: Vec<Arc<dyn Follow>> = Vec::new();
         for listener in &config.listeners {
             let tls = match &listener.tls {
                 None => None,
                 Some(tls) => {
-                    let read = Certificates::read(&tls.certificates)?;
-                    certificates.push(read.clone());
-                    Some(tls::acceptor(tls, read, tickets.clone())?)
+                    let handshakes = Handshakes::read(tls, tickets.clone())?;
+                    followed.push(handshakes.clone());
+                    Some(handshakes)
                 }
             };
             let given = given.next().unwrap_or_default();
@@ -151,7 +151,7 @@ impl Balancer {
             None => None,
             Some(files) => {
                 let read = Certificates::read(std::slice::from_ref(files))?;
-                certificates.push(read.clone());
+                followed.push(read.clone());
                 Some(read)
             }
         };
@@ -191,7 +191,7 @@ impl Balancer {
         workers.push(spawn_worker("health".to_owned(), tell_end, run).map_err(StartError::Thread)?);
         counters.push(counters_of_checks);
         tokio::spawn(feed::run(registry.clone(), observations, tickets, tables, to_workers, reporter, stage_seen));
-        tokio::spawn(follow_certificates(certificates, stage_end));
+        tokio::spawn(follow_certificates(followed, stage_end));
         Ok(Balancer {
             addresses,
             reports,
@@ -275,18 +275,18 @@ impl Balancer {
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
 
 /// Ends with the data plane.
-async fn follow_certificates(certificates: Vec<Arc<Certificates>>, mut stage: watch::Receiver<Stage>) {
+async fn follow_certificates(followed: Vec<Arc<dyn Follow>>, mut stage: watch::Receiver<Stage>) {
     let mut interval = tokio::time::interval(CERTIFICATES_EVERY);
-    while !certificates.is_empty() {
+    while !followed.is_empty() {
         tokio::select! {
             _ = interval.tick() => {}
             // An error is the end of the balancer that would send it.
             _ = stage.wait_for(|stage| *stage >= Stage::Ended) => return,
         }
-        let certificates = certificates.clone();
+        let followed = followed.clone();
         // Files may be on a slow volume.
-        let followed = tokio::task::spawn_blocking(move || certificates.iter().for_each(|of| of.follow()));
-        let _ = followed.await;
+        let looked = tokio::task::spawn_blocking(move || followed.iter().for_each(|of| of.follow()));
+        let _ = looked.await;
     }
 }
 

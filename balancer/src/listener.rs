@@ -15,13 +15,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::config::ListenAddress;
 use crate::downstream;
 use crate::socket::Stream;
+use crate::tls::Handshakes;
 use crate::worker::{Stage, Worker};
 
 /// Connections that the kernel holds for us. It caps this at net.core.somaxconn.
@@ -174,7 +174,7 @@ impl Acceptor {
 /// One listening socket of one worker, and what its connections are served with.
 pub(crate) struct Listener {
     pub(crate) socket: Bound,
-    pub(crate) tls: Option<Arc<TlsAcceptor>>,
+    pub(crate) tls: Option<Arc<Handshakes>>,
     pub(crate) proxy_protocol: bool,
     /// Open connections of the node.
     pub(crate) open: Arc<AtomicUsize>,
@@ -208,7 +208,7 @@ impl Listener {
 
 /// What a listener's connections are served with.
 struct Service {
-    tls: Option<Arc<TlsAcceptor>>,
+    tls: Option<Arc<Handshakes>>,
     proxy_protocol: bool,
     open: Arc<AtomicUsize>,
 }

@@ -45,6 +45,30 @@ pub(crate) enum Reason {
 static REASON: HeaderName = HeaderName::from_static("tidelock-reason");
 
 impl Reason {
+    pub(crate) const ALL: [Reason; 21] = [
+        Reason::BadRequest,
+        Reason::BadVersion,
+        Reason::BadHost,
+        Reason::BadFraming,
+        Reason::BadBody,
+        Reason::SlowRequest,
+        Reason::UnknownHost,
+        Reason::NoRoute,
+        Reason::TargetTooLong,
+        Reason::HeadersTooLarge,
+        Reason::NoConnect,
+        Reason::LastHop,
+        Reason::NoEndpoint,
+        Reason::Unreachable,
+        Reason::EndpointFull,
+        Reason::RoutedNowhere,
+        Reason::RoutedTwice,
+        Reason::RoutedTooLate,
+        Reason::BrokenOff,
+        Reason::TooSlow,
+        Reason::BadResponse,
+    ];
+
     fn parts(self) -> (StatusCode, &'static str, &'static str) {
         match self {
             Reason::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "The request is not valid HTTP/1.1."),
@@ -128,4 +152,18 @@ pub(crate) fn respond(reason: Reason) -> Response<Bytes> {
         headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counters are found by a reason's place among all, and a family's label must not come twice.
+    #[test]
+    fn each_reason_has_a_place_and_a_name() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place);
+            assert_eq!(Reason::ALL.iter().filter(|other| other.as_str() == reason.as_str()).count(), 1);
+        }
+    }
 }

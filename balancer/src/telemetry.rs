@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use crate::http2::TooMuch;
+use crate::respond::Reason;
+
 /// Events waiting for standard output; beyond it they are dropped and counted: a slow log must
 /// not slow requests.
 const QUEUE: usize = 8_192;
@@ -20,16 +23,30 @@ macro_rules! counters {
         /// One worker's counters. Only that worker writes them.
         #[derive(Debug, Default)]
         #[repr(align(128))]
-        pub(crate) struct Counters { $($(#[$doc])* pub(crate) $field: Counter,)* }
+        pub(crate) struct Counters {
+            $($(#[$doc])* pub(crate) $field: Counter,)*
+            /// Responses of our own, by reason.
+            own: [Counter; Reason::ALL.len()],
+        }
 
         /// The sums over the workers, in the text format of Prometheus.
         pub(crate) fn write_metrics(workers: &[Arc<Counters>], text: &mut String) {
             $(
                 let sum: u64 = workers.iter().map(|worker| worker.$field.load()).sum();
-                let kind = if $name.ends_with("_total") { "counter" } else { "gauge" };
-                let family = $name;
-                let _ = writeln!(text, "# HELP {family} {}\n# TYPE {family} {kind}\n{} {sum}", $help, $name);
+                // One of several of a family has no help of its own: it follows the first.
+                if !$help.is_empty() {
+                    let family = $name.split('{').next().unwrap_or($name);
+                    let kind = if family.ends_with("_total") { "counter" } else { "gauge" };
+                    let _ = writeln!(text, "# HELP {family} {}\n# TYPE {family} {kind}", $help);
+                }
+                let _ = writeln!(text, "{} {sum}", $name);
             )*
+            let family = "tidelock_responses_own_total";
+            let _ = writeln!(text, "# HELP {family} Responses made by the balancer itself.\n# TYPE {family} counter");
+            for reason in Reason::ALL {
+                let sum: u64 = workers.iter().map(|worker| worker.own(reason).load()).sum();
+                let _ = writeln!(text, "{family}{{reason=\"{}\"}} {sum}", reason.as_str());
+            }
         }
     };
 }
@@ -39,13 +56,20 @@ counters! {
     connections_total: "tidelock_downstream_connections_total", "Downstream connections accepted.";
     connections_refused: "tidelock_downstream_connections_refused_total", "Downstream connections closed at the node's limit.";
     connections_refused_of_clients: "tidelock_downstream_connections_refused_of_clients_total", "Downstream connections closed at a limit of their client's address.";
-    connections_calmed: "tidelock_downstream_connections_calmed_total", "HTTP/2 connections ended for what their clients broke off, got wrong, or left unfinished.";
+    connections_idle: "tidelock_downstream_connections_idle_closed_total", "Downstream connections closed because they were without a request for too long.";
+    streams_refused: "tidelock_downstream_streams_refused_total", "HTTP/2 streams refused because their connection had as many as it may.";
+    /// Requests that were broken off.
+    calmed_resets: "tidelock_downstream_connections_calmed_total{cause=\"resets\"}", "HTTP/2 connections ended with ENHANCE_YOUR_CALM.";
+    calmed_faults: "tidelock_downstream_connections_calmed_total{cause=\"stream-errors\"}", "";
+    calmed_empty: "tidelock_downstream_connections_calmed_total{cause=\"empty-frames\"}", "";
+    calmed_control: "tidelock_downstream_connections_calmed_total{cause=\"control-frames\"}", "";
+    calmed_large_head: "tidelock_downstream_connections_calmed_total{cause=\"large-head\"}", "";
+    calmed_slow_head: "tidelock_downstream_connections_calmed_total{cause=\"slow-head\"}", "";
     handshakes_failed: "tidelock_downstream_handshakes_failed_total", "Connections whose TLS or first bytes failed.";
     responses_2xx: "tidelock_responses_2xx_total", "Responses with a status from 200 to 299.";
     responses_3xx: "tidelock_responses_3xx_total", "Responses with a status from 300 to 399.";
     responses_4xx: "tidelock_responses_4xx_total", "Responses with a status from 400 to 499.";
     responses_5xx: "tidelock_responses_5xx_total", "Responses with a status from 500 to 599.";
-    responses_own: "tidelock_responses_own_total", "Responses made by the balancer itself.";
     retries: "tidelock_retries_total", "Attempts after the first.";
     retries_refused: "tidelock_retries_refused_total", "Second tries that the pool's budget did not allow.";
     endpoint_full: "tidelock_endpoint_full_total", "Attempts that found no place at their endpoint (pool limits).";
@@ -59,6 +83,7 @@ counters! {
     moved: "tidelock_sessions_moved_total", "Pinned sessions that had to change their endpoint.";
     begun: "tidelock_sessions_begun_total", "Sessions that were given a pin.";
     client_aborts: "tidelock_client_aborts_total", "Requests that the client broke off.";
+    responses_timed_out: "tidelock_responses_timed_out_total", "Responses that began and were cut at a time limit: nothing moved, the client read too slowly, or all of it took too long.";
     responses_cut: "tidelock_responses_cut_total", "Responses that began and did not end.";
     websockets_total: "tidelock_websockets_opened_total", "WebSockets opened.";
     websockets_by_connect: "tidelock_websockets_opened_by_connect_total", "WebSockets opened by an extended CONNECT (RFC 8441).";
@@ -73,7 +98,11 @@ pub(crate) struct Counter(AtomicU64);
 
 impl Counter {
     pub(crate) fn add(&self) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.add_up(1);
+    }
+
+    pub(crate) fn add_up(&self, amount: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
     }
 
     pub(crate) fn subtract(&self) {
@@ -86,6 +115,20 @@ impl Counter {
 }
 
 impl Counters {
+    pub(crate) fn own(&self, reason: Reason) -> &Counter {
+        &self.own[reason as usize]
+    }
+
+    /// HTTP/2 connections that were ended for too much of something.
+    pub(crate) fn calmed(&self, what: TooMuch) -> &Counter {
+        match what {
+            TooMuch::Faults => &self.calmed_faults,
+            TooMuch::Empty => &self.calmed_empty,
+            TooMuch::Control => &self.calmed_control,
+            TooMuch::Head => &self.calmed_large_head,
+        }
+    }
+
     pub(crate) fn response(&self, status: u16) {
         match status / 100 {
             2 => self.responses_2xx.add(),
@@ -120,7 +163,7 @@ pub(crate) struct AccessEvent<'a> {
     /// To the response's head, and to the end, in microseconds.
     pub(crate) head_us: u64,
     pub(crate) total_us: u64,
-    /// whole, cut (the endpoint's side broke), aborted (the client's did), own:REASON.
+    /// whole, cut (the endpoint's side broke), aborted (the client's did), timed-out, or a reason of our own.
     pub(crate) end: &'a str,
 }
 

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tidelock_core::spec::Timeouts;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use coarse::Alarm;
 pub(crate) use coarse::tick;
@@ -36,20 +36,36 @@ impl Timer {
     }
 }
 
+/// The time limit on all of a request, if its pool has one.
+#[derive(Debug)]
+pub(crate) struct Total(Option<Pin<Box<Sleep>>>);
+
+impl Total {
+    pub(crate) fn new(deadline: Option<Instant>) -> Total {
+        Total(deadline.map(|deadline| Box::pin(sleep_until(deadline))))
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.0.as_mut().map_or(Poll::Pending, |sleep| sleep.as_mut().poll(cx))
+    }
+}
+
 /// The time limit on a response's head. While the request is being sent, it is the limit on bytes
 /// not moving; from its end on, the limit on the first byte.
 pub(crate) struct FirstByte {
     upload: Idle,
     first_byte: Duration,
     timer: Option<Timer>,
+    total: Total,
 }
 
 impl FirstByte {
-    pub(crate) fn new(timeouts: &Timeouts) -> FirstByte {
+    pub(crate) fn new(timeouts: &Timeouts, deadline: Option<Instant>) -> FirstByte {
         FirstByte {
             upload: Idle::new(timeouts.idle_ms.duration()),
             first_byte: timeouts.first_byte_ms.duration(),
             timer: None,
+            total: Total::new(deadline),
         }
     }
 
@@ -59,6 +75,9 @@ impl FirstByte {
     }
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>, uploading: bool) -> Poll<()> {
+        if self.total.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
         if uploading {
             return self.upload.poll(cx);
         }
@@ -137,7 +156,7 @@ mod tests {
     async fn the_first_byte_is_waited_for_from_the_uploads_end() {
         let begin = Instant::now();
         let timeouts = Timeouts::default();
-        let mut wait = FirstByte::new(&timeouts);
+        let mut wait = FirstByte::new(&timeouts, None);
         let sent = tokio::time::timeout(Duration::from_secs(50), poll_fn(|cx| wait.poll(cx, true)));
         assert!(sent.await.is_err());
         poll_fn(|cx| wait.poll(cx, false)).await;

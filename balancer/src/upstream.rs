@@ -187,6 +187,8 @@ pub(crate) enum LendError {
     Connect,
     /// Every place is taken: none became free in time, or too many wait for one.
     Full,
+    /// The request's own time is over.
+    Late,
 }
 
 /// A connection's place at its endpoint, for as long as it is open.

@@ -379,6 +379,7 @@ mod tests {
         assert_eq!(pool(r#"{"limits":{"max_requests":1}}"#), 2);
         assert_eq!(pool(r#"{"hold":{"max_ms":1},"protocol":"h2","tls":{}}"#), 3);
         assert_eq!(pool(r#"{"hold":{"max_ms":1},"limits":{"max_websockets_per_second":1}}"#), 4);
+        assert_eq!(pool(r#"{"timeouts":{"total_ms":1}}"#), 4);
         assert_eq!(route(r#"{"pool":"p"}"#), 1);
         assert_eq!(route(r#"{"pool":"p","strength":"strict"}"#), 3);
         assert_eq!(route(r#"{"pool":"p","affinity":{"kind":"client-ip"}}"#), 3);

@@ -79,6 +79,9 @@ pub(super) struct PutOptions {
     /// Without a byte in either direction of a WebSocket [default: 1h]
     #[arg(long, value_name = "TIME", value_parser = millis)]
     websocket_idle_timeout: Option<Millis>,
+    /// For all of a request, from its head to the end of its response; not of a WebSocket [default: no limit]
+    #[arg(long, value_name = "TIME", value_parser = millis)]
+    total_timeout: Option<Millis>,
     /// Check the endpoints: tcp, http:/PATH or grpc, grpc:SERVICE [default: not at all]
     #[arg(long, value_name = "CHECK", value_parser = check)]
     check: Option<Check>,
@@ -155,6 +158,7 @@ impl PutOptions {
                 first_byte_ms: self.first_byte_timeout.unwrap_or(default.first_byte_ms),
                 idle_ms: self.idle_timeout.unwrap_or(default.idle_ms),
                 websocket_idle_ms: self.websocket_idle_timeout.unwrap_or(default.websocket_idle_ms),
+                total_ms: self.total_timeout,
             },
             tls: self.endpoint_tls(protocol)?,
             health: self.check.clone().map(|check| {

@@ -3,10 +3,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
 use rustls::sign::CertifiedKey;
 
 use super::layers::Located;
@@ -275,8 +278,8 @@ fn listener_tls(draft: TlsDraft, path: &str, problems: &mut Problems) -> Option<
     let ca_key = format!("{path}.client_ca");
     let client_ca = draft.client_ca.map(|at| {
         let pem = read(&at, &ca_key, problems)?;
-        reported(chain(&pem, &at.value), &at, &ca_key, problems)?;
-        Some(at.value)
+        let authorities = reported(chain(&pem, &at.value), &at, &ca_key, problems)?;
+        Some((at.value, authorities))
     });
     if let (Some(at), None) = (&draft.client_auth, &client_ca) {
         problems.report(
@@ -286,14 +289,23 @@ fn listener_tls(draft: TlsDraft, path: &str, problems: &mut Problems) -> Option<
         );
     }
     let certificates: Vec<_> = draft.certificates.into_iter().map(|draft| certificate(draft, problems)).collect();
-    let client_ca = match client_ca {
-        Some(None) => return None,
-        Some(read) => read,
-        None => None,
+    let crl_key = format!("{path}.client_crl");
+    let client_crl = draft.client_crl.map(|at| {
+        if client_ca.is_none() {
+            problems.report(&at.source, &crl_key, "needs client_ca: whose certificates it takes back");
+        }
+        let (pem, (_, authorities)) = (read(&at, &crl_key, problems)?, client_ca.as_ref()?.as_ref()?);
+        reported(revocations(&pem, &at.value, authorities), &at, &crl_key, problems)?;
+        Some(at.value)
+    });
+    let (client_ca, client_crl) = match (client_ca, client_crl) {
+        (Some(None), _) | (_, Some(None)) => return None,
+        (ca, crl) => (ca.flatten().map(|(path, _)| path), crl.flatten()),
     };
     Some(ListenerTls {
         certificates: certificates.into_iter().collect::<Option<_>>()?,
         client_ca,
+        client_crl,
         client_auth: draft.client_auth.map_or(ClientAuth::Required, |at| at.value),
     })
 }
@@ -331,6 +343,21 @@ fn chain(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, String
         return Err(format!("{} holds no certificate in PEM", path.display()));
     }
     Ok(chain)
+}
+
+/// Whether the lists are good for certificates of these authorities.
+fn revocations(pem: &[u8], path: &Path, authorities: &[CertificateDer<'static>]) -> Result<(), String> {
+    let lists: Vec<_> = CertificateRevocationListDer::pem_slice_iter(pem)
+        .collect::<Result<_, _>>()
+        .map_err(|error| format!("{} is not PEM: {error}", path.display()))?;
+    if lists.is_empty() {
+        return Err(format!("{} holds no revocation list in PEM", path.display()));
+    }
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(authorities.iter().cloned());
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).with_crls(lists).build();
+    verifier.map(|_| ()).map_err(|error| format!("{} cannot be used: {error}", path.display()))
 }
 
 fn reported<T>(result: Result<T, String>, at: &Located<PathBuf>, key: &str, problems: &mut Problems) -> Option<T> {

@@ -107,6 +107,7 @@ fn pool_timeouts(section: Section<'_>) -> Timeouts {
         first_byte_ms: given(section.shaped("first_byte_ms")).unwrap_or(default.first_byte_ms),
         idle_ms: given(section.shaped("idle_ms")).unwrap_or(default.idle_ms),
         websocket_idle_ms: given(section.shaped("websocket_idle_ms")).unwrap_or(default.websocket_idle_ms),
+        total_ms: given(section.shaped("total_ms")),
     };
     section.finish();
     timeouts

@@ -7,8 +7,8 @@ use super::layers::Section;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Limits {
-    /// Connections from clients over all listeners of the node. Default 65,536: 3.4 GB if all are
-    /// idle ones of HTTP/2 under TLS (52 kB each, measured), 0.2 GB with HTTP/1.1. One more is accepted and closed at once, and counted.
+    /// Connections from clients over all listeners of the node. Default 65,536: 1.2 GB if all are
+    /// idle ones of HTTP/2 under TLS (18 kB each, measured), 0.3 GB with HTTP/1.1. One more is accepted and closed at once, and counted.
     pub max_connections: usize,
     /// Connections from one client address. Default 0, no limit: behind one address there may be a
     /// whole company. One more is accepted and closed at once, and counted.
@@ -22,6 +22,13 @@ pub(crate) struct Limits {
     /// browser that leaves a page cancels some dozens, an attacker thousands. Then the connection
     /// ends with ENHANCE_YOUR_CALM.
     pub max_resets_per_connection: usize,
+    /// Frames on one HTTP/2 connection within 10 s that carry nothing (no bytes, of streams that are over, unknown) or open a
+    /// stream too many. Default 20,000: an upload of tiny frames that is broken off leaves thousands on their
+    /// way. Then the connection ends with ENHANCE_YOUR_CALM.
+    pub max_empty_frames_per_connection: usize,
+    /// Acknowledgements, resets of what is over, and windows opened by less than 512 bytes, on one HTTP/2
+    /// connection within 10 s. Default 100,000. Then the connection ends with ENHANCE_YOUR_CALM.
+    pub max_control_frames_per_connection: usize,
     /// How fast the body of a request must come whose length is known, in bytes a second over 20 s
     /// in which the balancer waits for it. Default 64, a modem's crawl; 0 is no limit. Then 408.
     pub min_upload_bytes_per_second: usize,
@@ -52,8 +59,8 @@ pub(crate) struct Timeouts {
     /// From accepting a connection to a finished TLS handshake and a known protocol. Default 10 s:
     /// three lost packets of a slow phone. Then the connection is closed.
     pub handshake: Duration,
-    /// From a request's first byte to the end of its header fields. Default 10 s. Then HTTP/1.1
-    /// answers 408 and closes.
+    /// From the first pause in a request's head to the end of its header fields. Default 10 s. Then HTTP/1.1
+    /// answers 408 and closes, and HTTP/2 ends the connection with ENHANCE_YOUR_CALM.
     pub request_head: Duration,
     /// Without a request on a connection. Default 75 s: above the 60 s after which balancers in
     /// front of this one close, so that they close first. Then HTTP/2 gets GOAWAY, HTTP/1.1 a close.
@@ -76,6 +83,8 @@ pub(super) fn limits(section: &Section<'_>) -> Limits {
         max_new_connections_per_client: size("max_new_connections_per_client", 0..=10_000_000, 0),
         max_resets_per_client: size("max_resets_per_client", 0..=10_000_000, 0),
         max_resets_per_connection: size("max_resets_per_connection", 1..=1_000_000, 500),
+        max_empty_frames_per_connection: size("max_empty_frames_per_connection", 100..=10_000_000, 20_000),
+        max_control_frames_per_connection: size("max_control_frames_per_connection", 100..=10_000_000, 100_000),
         min_upload_bytes_per_second: size("min_upload_bytes_per_second", 0..=MIB, 64),
         max_streams_per_connection: section.number("max_streams_per_connection", 1..=65_536, 128) as u32,
         max_header_bytes: size("max_header_bytes", 1_024..=MIB, 16_384),

@@ -81,6 +81,7 @@ pub(super) struct TlsDraft {
     /// The first, and those of `additional`.
     pub(super) certificates: Vec<CertificateDraft>,
     pub(super) client_ca: Option<Located<PathBuf>>,
+    pub(super) client_crl: Option<Located<PathBuf>>,
     pub(super) client_auth: Option<Located<ClientAuth>>,
 }
 
@@ -229,6 +230,7 @@ fn tls(section: Section<'_>) -> TlsDraft {
     let draft = TlsDraft {
         certificates: std::iter::once(certificate(&section)).chain(additional).collect(),
         client_ca: section.scalar("client_ca").value(),
+        client_crl: section.scalar("client_crl").value(),
         client_auth: section.scalar("client_auth").value(),
     };
     section.finish();

@@ -77,6 +77,7 @@ VALUE_SETS = {
                                 "first_byte_ms": 60000,
                                 "idle_ms": 60000,
                                 "websocket_idle_ms": 3600000,
+                                "total_ms": 900000,
                             },
                         },
                         "endpoints": [{"name": "app-0", "address": "192.0.2.5:4000", "weight": 1, "revision": "v1"}],

@@ -35,7 +35,7 @@ pub(crate) struct Answer(Running);
 
 impl Answer {
     pub(crate) fn into_proxied(self, attempt: &Attempt<'_>, lease: crate::lease::Lease) -> Proxied {
-        Proxied::new(Way::H2(self.0), attempt.pool.timeouts.idle_ms.duration(), lease)
+        Proxied::new(Way::H2(self.0), attempt, lease)
     }
 }
 
@@ -49,7 +49,7 @@ impl Attempt<'_> {
         let lend = self.lend();
         let slot = match connections.try_lend() {
             Some(slot) => slot,
-            None => connections.lend(&lend).await.map_err(|error| error.of(Source::gone()))?,
+            None => self.in_time(connections.lend(&lend)).await.map_err(|error| error.of(Source::gone()))?,
         };
         let takes = slot.takes_connect(self.pool.timeouts.connect_ms.duration()).await;
         if takes == Some(true) {
@@ -79,7 +79,7 @@ impl Attempt<'_> {
             slot.retire_connection();
             return Err(Failed::Endpoint(Failure::Unprocessed, Source::gone()));
         };
-        let mut wait = FirstByte::new(&self.pool.timeouts);
+        let mut wait = FirstByte::new(&self.pool.timeouts, self.exchange.deadline);
         let mut cut = self.endpoint.until_cut();
         let outcome = poll_fn(|cx| {
             if let Poll::Ready(head) = self.poll_head(&mut response, cx) {

@@ -6,7 +6,6 @@ use std::task::{Context, Poll, ready};
 
 use http::{Response, StatusCode};
 use tidelock_core::retry::Failure;
-use tidelock_core::spec::PoolSpec;
 
 use super::{Attempt, Failed, Proxied, Wait, Way};
 use crate::body::{Abort, Piece, Received};
@@ -52,7 +51,7 @@ impl Attempt<'_> {
     pub(super) async fn h1(&self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
         let lent = match self.endpoint.h1.try_lend() {
             Some(lent) => lent,
-            None => match self.endpoint.h1.lend(&self.lend()).await {
+            None => match self.in_time(self.endpoint.h1.lend(&self.lend())).await {
                 Ok(lent) => lent,
                 Err(error) => return Err(error.of(source)),
             },
@@ -61,7 +60,7 @@ impl Attempt<'_> {
         if head.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Err(Failed::Endpoint(Failure::Protocol, Source::gone()));
         }
-        Ok(head.map(|()| running.into_proxied(self.pool, lease)))
+        Ok(head.map(|()| running.into_proxied(self, lease)))
     }
 
     /// Sends the request on `lent` and waits for the final response's head.
@@ -77,7 +76,7 @@ impl Attempt<'_> {
         let (path, host) = (exchange.path.as_str(), exchange.host.authority.as_str());
         request_head(lent.wire.buffer(), &head.method, path, host, &head.headers, encoder);
         let mut upload = Upload { source, encoder, ended: None, is_written: false, moved: false, starved: false };
-        let mut wait = FirstByte::new(&self.pool.timeouts);
+        let mut wait = FirstByte::new(&self.pool.timeouts, self.exchange.deadline);
         let mut cut = self.endpoint.until_cut();
         let mut reader = HeadReader::default();
         if head.version != http::Version::HTTP_2 {
@@ -202,8 +201,8 @@ impl Upload {
 }
 
 impl Running {
-    pub(crate) fn into_proxied(self: Box<Self>, pool: &PoolSpec, lease: Lease) -> Proxied {
-        Proxied::new(Way::H1(self), pool.timeouts.idle_ms.duration(), lease)
+    pub(crate) fn into_proxied(self: Box<Self>, attempt: &Attempt<'_>, lease: Lease) -> Proxied {
+        Proxied::new(Way::H1(self), attempt, lease)
     }
 
     /// The connection with its place, when the response was a change of protocol.

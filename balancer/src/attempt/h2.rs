@@ -37,7 +37,7 @@ impl Attempt<'_> {
         let connections = &self.endpoint.h2;
         let slot = match connections.try_lend() {
             Some(slot) => slot,
-            None => match Box::pin(connections.lend(&self.lend())).await {
+            None => match Box::pin(self.in_time(connections.lend(&self.lend()))).await {
                 Ok(slot) => slot,
                 Err(error) => return Err(error.of(source)),
             },
@@ -59,7 +59,7 @@ impl Attempt<'_> {
                 (Some(Box::new(H2Upload::new(source, stream, length, hold_back))), None)
             }
         };
-        let mut wait = FirstByte::new(&self.pool.timeouts);
+        let mut wait = FirstByte::new(&self.pool.timeouts, self.exchange.deadline);
         let outcome = poll_fn(|cx| {
             let mut uploaded = None;
             if let Some(pump) = &mut pump {
@@ -102,7 +102,7 @@ impl Attempt<'_> {
                 }
                 let reads = slot.client().reads();
                 let way = Way::H2(Running { download: Received::h2(response), pump, unwanted, reads, slot });
-                let proxied = Proxied::new(way, self.pool.timeouts.idle_ms.duration(), lease);
+                let proxied = Proxied::new(way, self, lease);
                 Ok(head.map(|()| proxied))
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),

@@ -141,7 +141,10 @@ impl Connection {
                 let timer = parting.get_or_insert_with(|| Box::pin(sleep(PARTING)));
                 return timer.as_mut().poll(cx).map(|()| Next::End);
             }
-            self.idle.poll(cx).map(|()| Next::End)
+            self.idle.poll(cx).map(|()| {
+                self.worker.counters.connections_idle.add();
+                Next::End
+            })
         })
         .await
     }
@@ -305,7 +308,10 @@ impl Connection {
     ) -> Poll<Result<(), Unsent>> {
         loop {
             if self.poll_room(cx).is_pending() {
-                return body.poll_blocked(cx).map(|_| Err(Unsent::Gone));
+                return body.poll_blocked(cx).map(|abort| {
+                    access.broken(abort);
+                    Err(Unsent::Gone)
+                });
             }
             // The body reads the client's side too, for the upload: nothing is borrowed here.
             let piece = if encoder.is_complete() { Poll::Ready(Piece::End) } else { body.poll_piece(cx) };
@@ -331,7 +337,8 @@ impl Connection {
                     encoder.end(&mut incoming.wire, Some(&fields)).then_some(()).ok_or(Unsent::Cut)
                 }
                 Piece::End => encoder.end(&mut incoming.wire, None).then_some(()).ok_or(Unsent::Cut),
-                Piece::Aborted(_) => {
+                Piece::Aborted(abort) => {
+                    access.broken(abort);
                     let _ = incoming.wire.poll_drain(cx);
                     Err(Unsent::Cut)
                 }

@@ -45,6 +45,8 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, clie
         max_streams: limits.max_streams_per_connection,
         max_header_bytes: limits.max_header_bytes,
         max_faults: limits.max_resets_per_connection,
+        max_empty: limits.max_empty_frames_per_connection,
+        max_control: limits.max_control_frames_per_connection,
     };
     let mut connection = server(socket, first, config);
     // What came of a connection is told before its end, as far as the peer takes it.
@@ -98,6 +100,7 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, place: &Place, connection
                     requests.push(answer(worker, client, accepted));
                 }
             }
+            worker.counters.streams_refused.add_up(connection.take_refused().into());
             while let Poll::Ready(Some(ended)) = requests.poll_next_unpin(cx) {
                 if ended == Ended::BrokenOff {
                     // It may have cost an endpoint a request (CVE-2023-44487).
@@ -105,14 +108,14 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, place: &Place, connection
                 }
             }
             if is_too_much {
-                worker.counters.connections_calmed.add();
+                worker.counters.calmed_resets.add();
                 connection.give_up(Reason::ENHANCE_YOUR_CALM);
                 return true;
             }
             if let Poll::Ready(ended) = ended {
                 debug!(?ended, "an HTTP/2 connection has ended");
-                if ended == End::Fault(Reason::ENHANCE_YOUR_CALM) {
-                    worker.counters.connections_calmed.add();
+                if let End::TooMuch(what) = ended {
+                    worker.counters.calmed(what).add();
                     place.broke_off(max_resets);
                 }
             }
@@ -126,7 +129,7 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, place: &Place, connection
             (Some(number), Some((known, timer))) if *known == number => {
                 if timer.as_mut().poll(cx).is_ready() {
                     // The block is of the table that all streams share: there is no going on without its end.
-                    worker.counters.connections_calmed.add();
+                    worker.counters.calmed_slow_head.add();
                     connection.give_up(Reason::ENHANCE_YOUR_CALM);
                     return Poll::Ready(());
                 }
@@ -150,6 +153,7 @@ async fn run(worker: &Rc<Worker>, client: &Rc<Client>, place: &Place, connection
         }
         if idle.poll(cx).is_ready() {
             // A peer that never answers must not keep the connection: it has as long as for a handshake.
+            worker.counters.connections_idle.add();
             farewell = Some(Box::pin(sleep(worker.config.timeouts.handshake)));
             connection.leave();
             cx.waker().wake_by_ref();

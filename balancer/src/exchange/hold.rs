@@ -69,7 +69,8 @@ impl Exchange {
         let now = Instant::now();
         let until = *self.tries.hold_until.get_or_insert_with(|| {
             counters.held.add();
-            now + Duration::from_millis(spec.max_ms.get().into())
+            let until = now + Duration::from_millis(spec.max_ms.get().into());
+            self.deadline.map_or(until, |deadline| until.min(deadline))
         });
         if now >= until {
             counters.hold_expired.add();

@@ -14,8 +14,8 @@ use tokio_util::io::poll_read_buf;
 
 use super::frame::{DEFAULT_WINDOW, Reason};
 use super::input::Input;
-use super::state::{Farewell, Role, State};
-use super::{Config, READ_STOP};
+use super::state::{Farewell, Fatal, Role, State};
+use super::{Config, READ_STOP, TooMuch};
 use crate::flag::Flag;
 
 /// Reads in a turn: others have theirs then.
@@ -49,6 +49,8 @@ pub(crate) enum End {
     Closed,
     /// For what the peer has done.
     Fault(Reason),
+    /// The same, where it is no fault but too much.
+    TooMuch(TooMuch),
     /// The peer takes nothing new, and nothing runs.
     Left,
 }
@@ -94,9 +96,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             if state.peer.has_settings && !self.shared.has_settings.is_up() {
                 self.shared.has_settings.raise();
             }
-            if let Err(fatal) = taken {
-                state.give_up(fatal.0);
-                return Poll::Ready(End::Fault(fatal.0));
+            match taken {
+                Ok(()) => {}
+                Err(Fatal::Error(reason)) => {
+                    state.give_up(reason);
+                    return Poll::Ready(End::Fault(reason));
+                }
+                Err(Fatal::TooMuch(what)) => {
+                    state.give_up(Reason::ENHANCE_YOUR_CALM);
+                    return Poll::Ready(End::TooMuch(what));
+                }
             }
             if state.is_over {
                 return Poll::Ready(End::Closed);

@@ -2,6 +2,7 @@
 
 use http::{Method, StatusCode};
 
+use super::TooMuch;
 use super::frame::{Head, Reason, flag, kind, word};
 use super::head::{Block, content_length};
 use super::server::Incoming;
@@ -29,12 +30,12 @@ const INTERIM_MAX: usize = 16;
 impl State {
     pub(super) fn headers(&mut self, head: Head, payload: &[u8]) -> Result<(), Fatal> {
         if head.stream == 0 {
-            return Err(Fatal(Reason::PROTOCOL_ERROR));
+            return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
         }
         let mut block = unpadded(head, payload)?;
         let mut opening = Opening { number: head.stream, is_end: head.has(flag::END_STREAM), is_knotted: false };
         if head.has(flag::PRIORITY) {
-            let (priority, rest) = block.split_at_checked(5).ok_or(Fatal(Reason::FRAME_SIZE_ERROR))?;
+            let (priority, rest) = block.split_at_checked(5).ok_or(Fatal::Error(Reason::FRAME_SIZE_ERROR))?;
             opening.is_knotted = word(priority) == head.stream;
             block = rest;
         }
@@ -47,16 +48,16 @@ impl State {
 
     /// The frame behind one whose block is not finished: nothing else may come there (section 6.10).
     pub(super) fn continuation(&mut self, head: Head, payload: &[u8]) -> Result<(), Fatal> {
-        let Some(begun) = &mut self.unfinished else { return Err(Fatal(Reason::PROTOCOL_ERROR)) };
+        let Some(begun) = &mut self.unfinished else { return Err(Fatal::Error(Reason::PROTOCOL_ERROR)) };
         if head.kind != kind::CONTINUATION || head.stream != begun.opening.number {
-            return Err(Fatal(Reason::PROTOCOL_ERROR));
+            return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
         }
         if begun.block.len() + payload.len() > 4 * self.config.max_header_bytes as usize {
-            return Err(Fatal(Reason::ENHANCE_YOUR_CALM));
+            return Err(Fatal::TooMuch(TooMuch::Head));
         }
         begun.block.extend_from_slice(payload);
         if !head.has(flag::END_HEADERS) {
-            return if payload.is_empty() { self.noise() } else { Ok(()) };
+            return if payload.is_empty() { self.empty_frame() } else { Ok(()) };
         }
         let Unfinished { opening, block } = self.unfinished.take().expect("it was there a line ago");
         self.block(opening, &block)
@@ -66,7 +67,7 @@ impl State {
         self.blocks += 1;
         // Read in any case: the table that both sides share goes on.
         let mut block = Block::new(self.config.max_header_bytes);
-        self.decoder.decode(bytes, |field| block.add(field)).map_err(|_| Fatal(Reason::COMPRESSION_ERROR))?;
+        self.decoder.decode(bytes, |field| block.add(field)).map_err(|_| Fatal::Error(Reason::COMPRESSION_ERROR))?;
         match (self.find(opening.number), self.role) {
             (Some(at), role) => {
                 let stream = self.stream(at);
@@ -74,7 +75,7 @@ impl State {
                     return self.fail(at, Reason::STREAM_CLOSED);
                 }
                 if stream.broken.is_some() {
-                    return self.noise();
+                    return self.empty_frame();
                 }
                 if role == Role::Client && !stream.has_head {
                     return self.response(at, opening, block);
@@ -93,16 +94,17 @@ impl State {
     fn request(&mut self, opening: Opening, block: Block) -> Result<(), Fatal> {
         let number = opening.number;
         if number.is_multiple_of(2) {
-            return Err(Fatal(Reason::PROTOCOL_ERROR));
+            return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
         }
         self.last = number;
         if self.served_to.is_some_and(|last| number > last) {
             // The client has been told, or will hear of it, and sends it again elsewhere.
-            return self.noise();
+            return self.empty_frame();
         }
         if self.open() >= self.config.max_streams {
             self.refuse(number, Reason::REFUSED_STREAM);
-            return self.noise();
+            self.refused += 1;
+            return self.empty_frame();
         }
         let is_too_large = block.is_too_large();
         let head = block.into_request();
@@ -162,7 +164,7 @@ pub(super) fn unpadded(head: Head, payload: &[u8]) -> Result<&[u8], Fatal> {
     if !head.has(flag::PADDED) {
         return Ok(payload);
     }
-    let (padding, rest) = payload.split_first().ok_or(Fatal(Reason::FRAME_SIZE_ERROR))?;
-    let length = rest.len().checked_sub(usize::from(*padding)).ok_or(Fatal(Reason::PROTOCOL_ERROR))?;
+    let (padding, rest) = payload.split_first().ok_or(Fatal::Error(Reason::FRAME_SIZE_ERROR))?;
+    let length = rest.len().checked_sub(usize::from(*padding)).ok_or(Fatal::Error(Reason::PROTOCOL_ERROR))?;
     Ok(&rest[..length])
 }

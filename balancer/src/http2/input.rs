@@ -72,7 +72,7 @@ impl Input {
         if !self.preface.is_empty() {
             let length = self.preface.len().min(self.buffer.len());
             if self.buffer[..length] != self.preface[..length] {
-                return Err(Fatal(Reason::PROTOCOL_ERROR));
+                return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
             }
             self.preface = &self.preface[length..];
             self.buffer.advance(length);
@@ -82,13 +82,13 @@ impl Input {
             let head = Head::parse(head);
             state.reading = head.stream;
             if head.length > state.config.max_frame as usize {
-                return Err(Fatal(Reason::FRAME_SIZE_ERROR));
+                return Err(Fatal::Error(Reason::FRAME_SIZE_ERROR));
             }
             let begin = at + HEAD;
             let Some(payload) = self.buffer.get(begin..begin + head.length) else { break };
             at = begin + head.length;
             if !std::mem::replace(&mut self.is_begun, true) && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
-                return Err(Fatal(Reason::PROTOCOL_ERROR));
+                return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
             }
             if state.unfinished.is_some() || head.kind == kind::CONTINUATION {
                 state.continuation(head, payload)?;
@@ -96,7 +96,7 @@ impl Input {
                 state.headers(head, payload)?;
             } else if head.kind == kind::DATA {
                 if head.stream == 0 {
-                    return Err(Fatal(Reason::PROTOCOL_ERROR));
+                    return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
                 }
                 let data = unpadded(head, payload)?;
                 let is_end = head.has(flag::END_STREAM);
@@ -133,7 +133,7 @@ impl State {
         let of_connection = matches!(head.kind, kind::SETTINGS | kind::PING | kind::GOAWAY);
         let of_stream = matches!(head.kind, kind::PRIORITY | kind::RST_STREAM);
         if of_connection && head.stream != 0 || of_stream && head.stream == 0 {
-            return Err(Fatal(Reason::PROTOCOL_ERROR));
+            return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
         }
         let is_sized = match head.kind {
             kind::RST_STREAM | kind::WINDOW_UPDATE => payload.len() == 4,
@@ -145,7 +145,7 @@ impl State {
             _ => true,
         };
         if !is_sized {
-            return Err(Fatal(Reason::FRAME_SIZE_ERROR));
+            return Err(Fatal::Error(Reason::FRAME_SIZE_ERROR));
         }
         match head.kind {
             kind::WINDOW_UPDATE => self.window_update(head.stream, word(payload)),
@@ -160,18 +160,18 @@ impl State {
                     self.break_off(at, Broken::Reset(Reason(reason)));
                     Ok(())
                 }
-                None if head.stream > self.last => Err(Fatal(Reason::PROTOCOL_ERROR)),
-                None => self.chatter(),
+                None if head.stream > self.last => Err(Fatal::Error(Reason::PROTOCOL_ERROR)),
+                None => self.control_frame(),
             },
-            kind::SETTINGS if head.has(flag::ACK) => self.chatter(),
+            kind::SETTINGS if head.has(flag::ACK) => self.control_frame(),
             kind::SETTINGS => {
                 self.settings(payload)?;
-                self.noise()
+                self.empty_frame()
             }
             kind::PING if head.has(flag::ACK) => {
                 self.pongs += 1;
                 self.farewell_is_read(payload);
-                self.chatter()
+                self.control_frame()
             }
             kind::PING => {
                 // Bounded by its answers (READ_STOP): an estimate of a network takes one for each round trip (gRPC).
@@ -183,16 +183,16 @@ impl State {
                 if self.role == Role::Client {
                     self.refuse_above(word(payload));
                 }
-                self.chatter()
+                self.control_frame()
             }
-            kind::PUSH_PROMISE => Err(Fatal(Reason::PROTOCOL_ERROR)),
+            kind::PUSH_PROMISE => Err(Fatal::Error(Reason::PROTOCOL_ERROR)),
             // Of no meaning any more (RFC 9113 section 5.3), but for what was an error before.
             kind::PRIORITY if word(payload) == head.stream => match self.find(head.stream) {
                 Some(at) => self.fail(at, Reason::PROTOCOL_ERROR),
-                None => Err(Fatal(Reason::PROTOCOL_ERROR)),
+                None => Err(Fatal::Error(Reason::PROTOCOL_ERROR)),
             },
             // Others are to be passed over (section 4.1).
-            _ => self.noise(),
+            _ => self.empty_frame(),
         }
     }
 }

@@ -54,6 +54,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Some(Accepted { head, is_too_large, sender, receiver })
     }
 
+    /// Streams that were refused since the last call.
+    pub(crate) fn take_refused(&mut self) -> u32 {
+        std::mem::take(&mut self.shared.state.borrow_mut().refused)
+    }
+
     /// Takes no more requests than the client has sent when it hears of it, and ends after the last (section 6.8).
     pub(crate) fn leave(&mut self) {
         self.shared.state.borrow_mut().leave();

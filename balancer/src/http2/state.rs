@@ -15,7 +15,7 @@ use super::headers::Unfinished;
 use super::hpack::{Decoder, Encoder};
 use super::server::Incoming;
 use super::stream::Broken;
-use super::{BUDGET_WINDOW, CHATTER_MAX, Config, NOISE_MAX};
+use super::{BUDGET_WINDOW, Config, TooMuch};
 use crate::budget::Budget;
 use crate::outbox::Outbox;
 pub(super) use stream::Data;
@@ -23,7 +23,10 @@ use stream::Stream;
 
 /// The connection cannot go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fatal(pub(super) Reason);
+pub(super) enum Fatal {
+    Error(Reason),
+    TooMuch(TooMuch),
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
@@ -93,8 +96,10 @@ pub(super) struct State {
     /// This side has sent a PING by which the peer shows that it has read the first GOAWAY.
     pub(super) farewell: Farewell,
     faults: Budget,
-    noise: Budget,
-    chatter: Budget,
+    empty: Budget,
+    control: Budget,
+    /// Streams beyond the limit that nobody has counted yet.
+    pub(super) refused: u32,
 }
 
 /// Where a server is in leaving (section 6.8).
@@ -155,8 +160,9 @@ impl State {
             pongs: 0,
             farewell: Farewell::None,
             faults: Budget::new(config.max_faults),
-            noise: Budget::new(NOISE_MAX),
-            chatter: Budget::new(CHATTER_MAX),
+            empty: Budget::new(config.max_empty),
+            control: Budget::new(config.max_control),
+            refused: 0,
         };
         let out = state.output.buffer();
         if role == Role::Client {
@@ -303,19 +309,17 @@ impl State {
 
     /// A fault of the peer's that costs it a stream.
     pub(super) fn fault(&mut self) -> Result<(), Fatal> {
-        if self.faults.is_spent(BUDGET_WINDOW) { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
+        within(&mut self.faults, TooMuch::Faults)
     }
 
     /// A frame that was good for nothing.
-    pub(super) fn noise(&mut self) -> Result<(), Fatal> {
-        if self.noise.is_spent(BUDGET_WINDOW) { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
+    pub(super) fn empty_frame(&mut self) -> Result<(), Fatal> {
+        within(&mut self.empty, TooMuch::Empty)
     }
 
-    /// A frame that was good for something. A busy endpoint may have many of them to say: each early answer ends with a reset,
-    /// each small message of an upload may be given back to its window.
-    pub(super) fn chatter(&mut self) -> Result<(), Fatal> {
-        let is_too_much = self.role == Role::Server && self.chatter.is_spent(BUDGET_WINDOW);
-        if is_too_much { Err(Fatal(Reason::ENHANCE_YOUR_CALM)) } else { Ok(()) }
+    /// A frame that was good for something, and does not come that often.
+    pub(super) fn control_frame(&mut self) -> Result<(), Fatal> {
+        within(&mut self.control, TooMuch::Control)
     }
 
     /// A stream error of the peer's making.
@@ -333,4 +337,8 @@ impl State {
             assert_eq!(self.receive_window + i64::from(self.released), i64::from(self.config.connection_window));
         }
     }
+}
+
+fn within(budget: &mut Budget, what: TooMuch) -> Result<(), Fatal> {
+    if budget.is_spent(BUDGET_WINDOW) { Err(Fatal::TooMuch(what)) } else { Ok(()) }
 }

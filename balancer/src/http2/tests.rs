@@ -29,6 +29,8 @@ fn config() -> Config {
         max_streams: 8,
         max_header_bytes: 4_096,
         max_faults: 1_000,
+        max_empty: 20_000,
+        max_control: 100_000,
     }
 }
 

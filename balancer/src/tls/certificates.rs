@@ -2,31 +2,22 @@
 //! section 3), else the listener's first.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
-use std::time::SystemTime;
+use std::sync::Arc;
 
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::PemObject;
-use tracing::{info, warn};
 
-use super::{TlsError, read_chain};
+use super::followed::Followed;
+use super::{Follow, TlsError, read_chain};
 use crate::config::TlsFiles;
 
-/// The certificates of one listener. The lock is taken by handshakes and when files change, never
-/// by a request.
+/// The certificates of one listener, or of this node towards endpoints.
 #[derive(Debug)]
 pub(crate) struct Certificates {
     files: Vec<TlsFiles>,
-    current: RwLock<Current>,
-}
-
-#[derive(Debug, Clone)]
-struct Current {
-    index: Arc<Index>,
-    /// When each file was changed last, as the certificates in use were read.
-    changed: Vec<Option<SystemTime>>,
+    index: Followed<Index>,
 }
 
 #[derive(Debug)]
@@ -39,42 +30,26 @@ struct Index {
 impl Certificates {
     /// `files` is not empty.
     pub(crate) fn read(files: &[TlsFiles]) -> Result<Arc<Certificates>, TlsError> {
-        let current = RwLock::new(Current { changed: changed(files), index: Arc::new(Index::read(files)?) });
-        Ok(Arc::new(Certificates { files: files.to_vec(), current }))
+        let paths = files.iter().flat_map(|files| [files.certificate.clone(), files.key.clone()]).collect();
+        let index = Followed::new(paths, || Index::read(files))?;
+        Ok(Arc::new(Certificates { files: files.to_vec(), index }))
     }
 
-    /// Reads the files again if one of them has changed. Files that do not go together are left
-    /// alone: whoever replaces a certificate writes two files, one after the other.
-    pub(crate) fn follow(&self) {
-        let now = changed(&self.files);
-        if now == self.current.read().unwrap_or_else(PoisonError::into_inner).changed {
-            return;
-        }
-        // Read before the lock: files may be on a slow volume, and handshakes wait for nothing.
-        let read = Index::read(&self.files);
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        // Told once for each change, whether it was good or not.
-        current.changed = now;
-        match read {
-            Ok(index) => {
-                current.index = Arc::new(index);
-                info!(certificate = %self.files[0].certificate.display(), "certificates were read again");
-            }
-            Err(error) => warn!(%error, "changed certificates cannot be used; those before stay in use"),
-        }
+    /// The first of them, as it is now.
+    pub(super) fn first(&self) -> Arc<CertifiedKey> {
+        self.index.current().first.clone()
     }
 }
 
-impl Certificates {
-    /// The first of them, as it is now.
-    pub(super) fn first(&self) -> Arc<CertifiedKey> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).index.first.clone()
+impl Follow for Certificates {
+    fn follow(&self) {
+        self.index.follow(|| Index::read(&self.files));
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        let index = self.current.read().unwrap_or_else(PoisonError::into_inner).index.clone();
+        let index = self.index.current();
         let named = hello.server_name().and_then(|name| index.find(name));
         let fits = |key: &&Arc<CertifiedKey>| key.key.choose_scheme(hello.signature_schemes()).is_some();
         let of_its_kind = named.and_then(|keys| keys.iter().find(fits).or(keys.first()));
@@ -124,15 +99,10 @@ fn names(key: &CertifiedKey, files: &TlsFiles) -> Result<Vec<String>, TlsError> 
     Ok(parsed.valid_dns_names().map(str::to_ascii_lowercase).collect())
 }
 
-fn changed(files: &[TlsFiles]) -> Vec<Option<SystemTime>> {
-    let at = |path| std::fs::metadata(path).and_then(|meta| meta.modified()).ok();
-    files.iter().flat_map(|files| [at(&files.certificate), at(&files.key)]).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::{Path, PathBuf};
-    use std::time::Duration;
+    use std::time::{Duration, SystemTime};
 
     use super::*;
 
@@ -154,7 +124,7 @@ mod tests {
         write(&files.key, &old.signing_key.serialize_pem(), 90);
         write(&files.certificate, &old.cert.pem(), 90);
         let certificates = Certificates::read(std::slice::from_ref(&files)).unwrap();
-        let knows = |name| certificates.current.read().unwrap().index.find(name).is_some();
+        let knows = |name| certificates.index.current().find(name).is_some();
         // The new certificate is there, its key is not yet.
         write(&files.certificate, &new.cert.pem(), 60);
         certificates.follow();

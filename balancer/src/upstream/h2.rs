@@ -4,6 +4,9 @@
 //! wins (four connections cost 10 to 35 % more than one). Dialling is single-flight. A connection
 //! that has seen a GOAWAY, or whose endpoint drains, gets no new stream and closes after its last.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
@@ -32,6 +35,8 @@ const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
 const MAX_FRAME: u32 = 64 * 1024;
 /// A response's head, as RFC 9113 section 6.5.2 counts it.
 const MAX_HEADER_BYTES: u32 = 128 * 1024;
+/// Frames within 10 s that are good for nothing: an endpoint that sends more is broken.
+const EMPTY_FRAMES_MAX: usize = 20_000;
 /// Streams on one connection, below whatever the endpoint allows: Bandit names no limit.
 const MAX_STREAMS: usize = 256;
 /// Connections to one endpoint from one worker.
@@ -391,6 +396,10 @@ fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
             max_header_bytes: MAX_HEADER_BYTES,
             // It answers for what it does itself; each stream that it spoils is a failed request.
             max_faults: usize::MAX,
+            max_empty: EMPTY_FRAMES_MAX,
+            // A busy one may have many of them to say: each early answer ends with a reset, each small message of an upload
+            // may be given back to its window.
+            max_control: usize::MAX,
         },
     );
     let now = Instant::now();

@@ -65,7 +65,7 @@ async fn by_upgrade(attempt: &mut Attempt<'_>, lease: Lease, asked: AskedBy) -> 
     let lent = attempt.endpoint.h1.lend_new(&attempt.lend()).await.map_err(|error| error.of(Source::gone()))?;
     let (head, running) = attempt.h1_head(Source::gone(), lent).await?;
     if head.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Opened::Refused(head.map(|()| running.into_proxied(attempt.pool, lease))));
+        return Ok(Opened::Refused(head.map(|()| running.into_proxied(attempt, lease))));
     }
     // A client that sent a key looks at the answer to it itself.
     let key = attempt.exchange.head.headers.get(header::SEC_WEBSOCKET_KEY).filter(|_| asked == AskedBy::Connect);

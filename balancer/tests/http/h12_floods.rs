@@ -41,9 +41,7 @@ async fn a_client_that_breaks_off_too_much_loses_its_connection() {
     calmed(&mut client).await;
     upstream.respond(at, "200", b"ok").await;
     assert_eq!(other.response(running).await.whole(), ("200", &b"ok"[..]), "nobody else notices");
-    let mut metrics = String::new();
-    fleet.balancer.metrics().write(&mut metrics);
-    assert!(metrics.contains("tidelock_downstream_connections_calmed_total 1\n"), "{metrics}");
+    assert_eq!(fleet.metric("tidelock_downstream_connections_calmed_total{cause=\"resets\"}"), 1);
 }
 
 async fn calmed(client: &mut Peer) {

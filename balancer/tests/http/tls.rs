@@ -50,7 +50,7 @@ impl Files {
     }
 }
 
-fn tls_config(certificates: Vec<TlsFiles>, client_auth: Option<ClientAuth>) -> Config {
+pub(crate) fn tls_config(certificates: Vec<TlsFiles>, client_auth: Option<ClientAuth>) -> Config {
     let address = anywhere();
     let tls = Some(ListenerTls { certificates, client_auth });
     Config { listeners: vec![ListenerConfig { address, tls, proxy_protocol: false }], ..config() }
@@ -65,7 +65,7 @@ async fn with_tls() -> (Fleet, Endpoint, CertificateDer<'static>) {
 }
 
 /// A client that believes `authorities`.
-fn trusting(authorities: &[&CertificateDer<'static>]) -> rustls::ClientConfig {
+pub(crate) fn trusting(authorities: &[&CertificateDer<'static>]) -> rustls::ClientConfig {
     let mut roots = rustls::RootCertStore::empty();
     for authority in authorities {
         roots.add((*authority).clone()).unwrap();
@@ -75,7 +75,7 @@ fn trusting(authorities: &[&CertificateDer<'static>]) -> rustls::ClientConfig {
     builder.with_root_certificates(roots).with_no_client_auth()
 }
 
-async fn handshake(
+pub(crate) async fn handshake(
     fleet: &Fleet,
     name: &'static str,
     config: &Arc<rustls::ClientConfig>,
@@ -213,48 +213,5 @@ async fn a_session_is_resumed_on_another_node() {
         }
         use rustls::HandshakeKind::{Full, Resumed};
         assert_eq!(kinds, [Some(Full), Some(Resumed)], "{version:?}");
-    }
-}
-
-#[tokio::test]
-async fn client_certificates_are_asked_for_where_it_is_configured() {
-    let files = Files::new();
-    let (tls, authority) = files.certificate("tls", &["app.test"]);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let made = rcgen::CertificateParams::new(vec!["client".to_owned()]).unwrap();
-    let mut params = made;
-    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-    let certificate = params.self_signed(&key).unwrap();
-    let authorities = files.0.join("clients.pem");
-    std::fs::write(&authorities, certificate.pem()).unwrap();
-    let open = Fleet::start(tls_config(vec![tls.clone()], None));
-    open.adopted().await;
-    for required in [true, false] {
-        let auth = ClientAuth { authorities: authorities.clone(), required };
-        let fleet = Fleet::start(tls_config(vec![tls.clone()], Some(auth)));
-        fleet.adopted().await;
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(authority.clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder =
-            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(certificate.pem().as_bytes()).unwrap()];
-        let secret = rustls::pki_types::PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
-        let known = builder.with_root_certificates(roots).with_client_auth_cert(chain, secret).unwrap();
-        for (config, expected) in [(known, true), (trusting(&[&authority]), !required)] {
-            // A refusal comes with the first read: TLS 1.3 clients are done before the server is.
-            let mut client = Http1::over(handshake(&fleet, "app.test", &Arc::new(config)).await.unwrap());
-            client.get("/").await;
-            assert_eq!(client.try_head().await.is_some(), expected, "required: {required}");
-        }
-        // A ticket from where nothing is asked is no certificate.
-        let config = Arc::new(trusting(&[&authority]));
-        let kinds = [rustls::HandshakeKind::Full, rustls::HandshakeKind::Resumed];
-        for (kind, node, expected) in [(0, &open, true), (1, &open, true), (0, &fleet, !required)] {
-            let mut client = Http1::over(handshake(node, "app.test", &config).await.unwrap());
-            client.get("/").await;
-            assert_eq!(client.try_head().await.is_some(), expected, "required: {required}");
-            assert_eq!(client.io.get_ref().1.handshake_kind(), Some(kinds[kind]), "required: {required}");
-        }
     }
 }

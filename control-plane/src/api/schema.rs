@@ -170,6 +170,9 @@ pub(crate) struct Timeouts {
     /// Without a byte in either direction of a WebSocket: 3600000.
     #[schema(minimum = 1, maximum = 86_400_000)]
     websocket_idle_ms: Option<u64>,
+    /// From a request's head to the end of its response; not of a WebSocket that is open. Left out, it is no limit.
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    total_ms: Option<u64>,
 }
 
 #[derive(ToSchema)]

@@ -80,7 +80,7 @@ impl PoolSpec {
             || self.health.is_some()
             || !self.limits.is_default();
         let of_level_3 = self.route_to || !self.hold.is_default();
-        let of_level_4 = self.limits.max_websockets_per_second.is_some();
+        let of_level_4 = self.limits.max_websockets_per_second.is_some() || self.timeouts.total_ms.is_some();
         let levels = [(4, of_level_4), (3, of_level_3), (2, of_level_2)];
         levels.into_iter().find_map(|(level, is_of)| is_of.then_some(level)).unwrap_or(1)
     }
@@ -175,6 +175,10 @@ pub struct Timeouts {
     pub idle_ms: Millis,
     /// Without a byte in either direction of a WebSocket: 1 h. Phoenix beats every 30 s.
     pub websocket_idle_ms: Millis,
+    /// From a request's head to the end of its response, all attempts and waiting included. Without a response yet it is
+    /// 504, else it is cut. Not of a WebSocket that is open. Left out, it is no limit: downloads and event streams last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub total_ms: Option<Millis>,
 }
 
 impl Default for Timeouts {
@@ -184,6 +188,7 @@ impl Default for Timeouts {
             first_byte_ms: Millis(60_000),
             idle_ms: Millis(60_000),
             websocket_idle_ms: Millis(3_600_000),
+            total_ms: None,
         }
     }
 }

@@ -156,3 +156,49 @@ fn problems_with_secrets_and_with_certificates_are_reported_together() {
         &["DIR/t.toml:5: fleet.previous_secret_file: holds the same as fleet.secret_file: give the one before"],
     );
 }
+
+#[test]
+fn revocation_lists_are_read_with_their_authorities() {
+    use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, SerialNumber, date_time_ymd};
+    let folder = Folder::new();
+    let made = rcgen::generate_simple_self_signed(["example.com".to_owned()]).unwrap();
+    folder.write("chain.pem", &made.cert.pem());
+    folder.write("key.pem", &made.signing_key.serialize_pem());
+    let list = CertificateRevocationListParams {
+        this_update: date_time_ymd(2024, 1, 1),
+        next_update: date_time_ymd(2999, 1, 1),
+        crl_number: SerialNumber::from(1),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: KeyIdMethod::Sha256,
+    };
+    let issuer = Issuer::new(rcgen::CertificateParams::default(), rcgen::KeyPair::generate().unwrap());
+    folder.write("list.pem", &list.signed_by(&issuer).unwrap().pem().unwrap());
+    folder.write("junk.pem", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n");
+    let listener = |port: u16, more: &str| {
+        let tls = format!("certificate = \"chain.pem\", key = \"key.pem\", {more}");
+        format!("[[listeners]]\naddress = \"127.0.0.1:{port}\"\ntls = {{ {tls} }}\n")
+    };
+    let asks = r#"client_ca = "chain.pem", client_crl = "#;
+    let good = folder.load(&listener(1, &format!("{asks}\"list.pem\"")));
+    let tls = good.listeners[0].tls.as_ref().unwrap();
+    assert_eq!(tls.client_crl.as_deref(), Some(&*folder.0.join("list.pem")));
+    let bad = [
+        listener(1, "client_crl = \"list.pem\""),
+        listener(2, &format!("{asks}\"chain.pem\"")),
+        listener(3, &format!("{asks}\"junk.pem\"")),
+        listener(4, &format!("{asks}\"nowhere\"")),
+    ];
+    let problems = folder.problems(&bad.concat(), &[], Flags::default());
+    let expected = [
+        "DIR/t.toml:3: listeners[0].tls.client_crl: needs client_ca: whose certificates it takes back",
+        "DIR/t.toml:6: listeners[1].tls.client_crl: DIR/chain.pem holds no revocation list in PEM",
+        "DIR/t.toml:9: listeners[2].tls.client_crl: DIR/junk.pem cannot be used: ",
+        "DIR/t.toml:12: listeners[3].tls.client_crl: DIR/nowhere cannot be read: ",
+    ];
+    let lines: Vec<&str> = problems.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{problems}");
+    for (line, expected) in lines.iter().zip(expected) {
+        assert!(line.starts_with(expected), "{line}\nis not\n{expected}");
+    }
+}

@@ -215,12 +215,13 @@ async fn forward(sender: &mut Sender, body: &mut Proxied, access: &mut Access) -
                     body.release();
                 }
                 access.sent(data.len());
-                (send_data(sender, body, data, is_last).await, is_last)
+                (send_data(sender, body, data, is_last, access).await, is_last)
             }
             Piece::Trailers(trailers) => (sender.send_trailers(&trailers), true),
             Piece::End => (sender.send_data(Bytes::new(), true), true),
-            Piece::Aborted(_) => {
+            Piece::Aborted(abort) => {
                 // Whoever broke off: a response that is not whole must not look it (H4).
+                access.broken(abort);
                 access.cut();
                 sender.send_reset(Reason::INTERNAL_ERROR);
                 return false;
@@ -241,9 +242,15 @@ async fn forward(sender: &mut Sender, body: &mut Proxied, access: &mut Access) -
 }
 
 /// Sends a piece as the client's window lets it; the upload goes on meanwhile.
-async fn send_data(sender: &mut Sender, body: &mut Proxied, mut data: Bytes, is_last: bool) -> Result<(), Gone> {
+async fn send_data(
+    sender: &mut Sender,
+    body: &mut Proxied,
+    mut data: Bytes,
+    is_last: bool,
+    access: &mut Access,
+) -> Result<(), Gone> {
     loop {
-        let room = poll_fn(|cx| poll_room(sender, body, cx)).await?;
+        let room = poll_fn(|cx| poll_room(sender, body, access, cx)).await?;
         let piece = data.split_to(room.min(data.len()));
         sender.send_data(piece, is_last && data.is_empty())?;
         if data.is_empty() {
@@ -252,9 +259,18 @@ async fn send_data(sender: &mut Sender, body: &mut Proxied, mut data: Bytes, is_
     }
 }
 
-fn poll_room(sender: &mut Sender, body: &mut Proxied, cx: &mut Context<'_>) -> Poll<Result<usize, Gone>> {
-    match sender.poll_capacity(cx) {
-        Poll::Pending if body.poll_blocked(cx).is_ready() => Poll::Ready(Err(Gone)),
-        room => room,
+fn poll_room(
+    sender: &mut Sender,
+    body: &mut Proxied,
+    access: &mut Access,
+    cx: &mut Context<'_>,
+) -> Poll<Result<usize, Gone>> {
+    let room = sender.poll_capacity(cx);
+    if room.is_ready() {
+        return room;
     }
+    body.poll_blocked(cx).map(|abort| {
+        access.broken(abort);
+        Err(Gone)
+    })
 }

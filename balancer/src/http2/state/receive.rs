@@ -21,7 +21,7 @@ impl State {
     ) -> Result<(), Fatal> {
         self.receive_window -= length as i64;
         if self.receive_window < 0 {
-            return Err(Fatal(Reason::FLOW_CONTROL_ERROR));
+            return Err(Fatal::Error(Reason::FLOW_CONTROL_ERROR));
         }
         let Some(at) = self.find(number) else {
             self.release_connection(length);
@@ -67,7 +67,7 @@ impl State {
         }
         // Padding is nobody's to read.
         self.release(at, length - size);
-        if size == 0 && !is_end { self.noise() } else { Ok(()) }
+        if size == 0 && !is_end { self.empty_frame() } else { Ok(()) }
     }
 
     /// DATA or HEADERS for a stream without a handle, which is no new one.
@@ -76,18 +76,18 @@ impl State {
         match known {
             Some((_, true)) => self.too_late(length),
             // Section 5.1.
-            Some((_, false)) => Err(Fatal(Reason::STREAM_CLOSED)),
+            Some((_, false)) => Err(Fatal::Error(Reason::STREAM_CLOSED)),
             None if number <= self.forgotten_to || self.served_to.is_some_and(|last| number > last) => {
                 self.too_late(length)
             }
             // It has not begun, or was passed over (section 5.1.1).
-            None => Err(Fatal(Reason::PROTOCOL_ERROR)),
+            None => Err(Fatal::Error(Reason::PROTOCOL_ERROR)),
         }
     }
 
     /// A frame that was on its way when its stream was reset. Many of them are a fault only when they carry nothing.
     fn too_late(&mut self, length: usize) -> Result<(), Fatal> {
-        if length <= TINY { self.noise() } else { Ok(()) }
+        if length <= TINY { self.empty_frame() } else { Ok(()) }
     }
 
     pub(in crate::http2) fn trailers(&mut self, at: usize, trailers: HeaderMap) -> Result<(), Fatal> {
@@ -138,19 +138,19 @@ impl State {
     pub(in crate::http2) fn window_update(&mut self, number: u32, by: u32) -> Result<(), Fatal> {
         // Larger ones end by themselves: a window is full at some time.
         if by < TINY as u32 {
-            self.chatter()?;
+            self.control_frame()?;
         }
         if number == 0 {
             self.send_window += i64::from(by);
             if by == 0 || self.send_window > MAX_WINDOW {
-                return Err(Fatal(if by == 0 { Reason::PROTOCOL_ERROR } else { Reason::FLOW_CONTROL_ERROR }));
+                return Err(Fatal::Error(if by == 0 { Reason::PROTOCOL_ERROR } else { Reason::FLOW_CONTROL_ERROR }));
             }
             self.wake_waiting();
             return Ok(());
         }
         let Some(at) = self.find(number) else {
             // It may have been sent before the stream's end was read.
-            return if number > self.last { Err(Fatal(Reason::PROTOCOL_ERROR)) } else { Ok(()) };
+            return if number > self.last { Err(Fatal::Error(Reason::PROTOCOL_ERROR)) } else { Ok(()) };
         };
         let stream = &mut self.streams[at];
         stream.send_window += i64::from(by);
@@ -173,23 +173,23 @@ impl State {
             let id = u16::from_be_bytes([pair[0], pair[1]]);
             let value = u32::from_be_bytes([pair[2], pair[3], pair[4], pair[5]]);
             // Each may change the windows of all streams.
-            self.noise()?;
+            self.empty_frame()?;
             match id {
                 setting::HEADER_TABLE_SIZE => self.encoder.resize(value as usize),
                 setting::ENABLE_PUSH if value > 1 || value == 1 && self.role == Role::Client => {
-                    return Err(Fatal(Reason::PROTOCOL_ERROR));
+                    return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
                 }
                 setting::MAX_CONCURRENT_STREAMS => self.peer.max_streams = value,
                 setting::INITIAL_WINDOW_SIZE => self.initial_window(value)?,
                 setting::MAX_FRAME_SIZE => {
                     if !(DEFAULT_FRAME as u32..=MAX_FRAME).contains(&value) {
-                        return Err(Fatal(Reason::PROTOCOL_ERROR));
+                        return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
                     }
                     self.peer.max_frame = (value as usize).min(SENT_FRAME_MAX);
                 }
                 setting::ENABLE_CONNECT_PROTOCOL => {
                     if value > 1 || value == 0 && self.peer.takes_connect {
-                        return Err(Fatal(Reason::PROTOCOL_ERROR));
+                        return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
                     }
                     self.peer.takes_connect = value == 1;
                 }
@@ -204,14 +204,14 @@ impl State {
     /// Section 6.9.2: it changes the windows of all streams that are there, perhaps below zero.
     fn initial_window(&mut self, value: u32) -> Result<(), Fatal> {
         if i64::from(value) > MAX_WINDOW {
-            return Err(Fatal(Reason::FLOW_CONTROL_ERROR));
+            return Err(Fatal::Error(Reason::FLOW_CONTROL_ERROR));
         }
         let by = i64::from(value) - i64::from(self.peer.initial_window);
         self.peer.initial_window = value;
         for (_, stream) in &mut self.streams {
             stream.send_window += by;
             if stream.send_window > MAX_WINDOW {
-                return Err(Fatal(Reason::FLOW_CONTROL_ERROR));
+                return Err(Fatal::Error(Reason::FLOW_CONTROL_ERROR));
             }
             if by > 0 {
                 stream.wake();

@@ -49,6 +49,9 @@ async fn floods_of_nothing_end_the_connection() {
         client.raw(&frame(CONTINUATION, 0, 1, piece)).await;
     }
     calmed(&mut client, "a head that does not end").await;
+    for (cause, count) in [("empty-frames", 8), ("large-head", 1), ("resets", 0), ("control-frames", 0)] {
+        assert_eq!(fleet.metric(&format!("tidelock_downstream_connections_calmed_total{{cause=\"{cause}\"}}")), count);
+    }
     serves(&mut fleet.h2().await, &endpoint, 1).await;
 }
 
@@ -56,10 +59,15 @@ async fn floods_of_nothing_end_the_connection() {
 #[tokio::test]
 async fn floods_of_small_talk_end_the_connection() {
     let endpoint = Endpoint::listen("a").await;
-    let limits = Limits { max_streams_per_connection: 1, ..Limits::default() };
+    let limits = Limits {
+        max_streams_per_connection: 1,
+        max_empty_frames_per_connection: 2_000,
+        max_control_frames_per_connection: 10_000,
+        ..Limits::default()
+    };
     let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
-    let many = |frame: Vec<u8>| frame.repeat(100_100);
-    let too_many: Vec<u8> = (0..20_100).flat_map(|n| get(2 * n + 3)).collect();
+    let many = |frame: Vec<u8>| frame.repeat(10_100);
+    let too_many: Vec<u8> = (0..2_100).flat_map(|n| get(2 * n + 3)).collect();
     for (what, first, more) in [
         ("PING's answers", Vec::new(), many(frame(PING, 1, 0, &[7; 8]))),
         ("SETTINGS' acknowledgements", Vec::new(), many(frame(SETTINGS, 1, 0, b""))),
@@ -85,10 +93,14 @@ async fn floods_of_small_talk_end_the_connection() {
     // Twice: its request has been let go by then.
     client.ping().await;
     client.ping().await;
-    for _ in 0..101 {
+    for _ in 0..11 {
         client.raw(&word(RST_STREAM, 1, 8).repeat(1_000)).await;
     }
     calmed(&mut client, "resets of what is over").await;
+    for (cause, count) in [("empty-frames", 1), ("control-frames", 5)] {
+        assert_eq!(fleet.metric(&format!("tidelock_downstream_connections_calmed_total{{cause=\"{cause}\"}}")), count);
+    }
+    assert_eq!(fleet.metric("tidelock_downstream_streams_refused_total"), 2_000, "and the SETTINGS before them");
     fleet.h2().await.ping().await;
 }
 
@@ -163,7 +175,7 @@ async fn faults_that_come_with_the_preface_count() {
     client.write_all(&flight).await.unwrap();
     let mut read = Vec::new();
     soon("the end", client.read_to_end(&mut read)).await.unwrap();
-    assert_eq!(fleet.metric("tidelock_downstream_connections_calmed_total"), 1);
+    assert_eq!(fleet.metric("tidelock_downstream_connections_calmed_total{cause=\"stream-errors\"}"), 1);
     assert_eq!(fleet.h1().await.rest().await, b"", "a new connection is closed");
     assert_eq!(fleet.metric("tidelock_downstream_connections_refused_of_clients_total"), 1);
 }

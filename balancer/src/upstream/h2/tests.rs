@@ -1,0 +1,118 @@
+//! What takes too long to be waited for: the clock is the runtime's, and jumps when nobody has anything to do.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::task::{JoinHandle, LocalSet};
+
+use super::*;
+use crate::socket::Stream;
+
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+
+/// A connection whose endpoint has sent its SETTINGS, and the endpoint's side.
+async fn connected() -> (Rc<Connection>, JoinHandle<()>, UnixStream) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    let (connection, task) = begin(Socket::Plain(Stream::Unix(ours)));
+    let task = tokio::task::spawn_local(task);
+    let mut preface = [0; 24];
+    theirs.read_exact(&mut preface).await.unwrap();
+    theirs.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+    connection.client.settings().await;
+    (connection, task, theirs)
+}
+
+/// The next frame that is no greeting: its kind and its payload. None at the end.
+async fn frame(theirs: &mut UnixStream) -> Option<(u8, Vec<u8>)> {
+    loop {
+        let mut head = [0; 9];
+        theirs.read_exact(&mut head).await.ok()?;
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        let mut payload = vec![0; length];
+        theirs.read_exact(&mut payload).await.ok()?;
+        // SETTINGS and WINDOW_UPDATE.
+        if !matches!(head[3], 4 | 8) {
+            return Some((head[3], payload));
+        }
+    }
+}
+
+/// Answers PINGs until a GOAWAY comes.
+async fn until_left(mut theirs: UnixStream) {
+    loop {
+        match frame(&mut theirs).await.expect("a word before the end") {
+            (PING, payload) => answer(&mut theirs, &payload).await,
+            (kind, _) => return assert_eq!(kind, GOAWAY),
+        }
+    }
+}
+
+async fn answer(theirs: &mut UnixStream, ping: &[u8]) {
+    theirs.write_all(&[&[0, 0, 8, PING, 1, 0, 0, 0, 0][..], ping].concat()).await.unwrap();
+}
+
+/// Bandit closes a connection on which it read nothing for 60 s; and who does not answer is not there.
+#[tokio::test(start_paused = true)]
+async fn quiet_streams_are_kept_alive_and_a_dead_endpoint_is_noticed() {
+    let quiet = LocalSet::new();
+    quiet
+        .run_until(async {
+            let (connection, task, mut theirs) = connected().await;
+            let day = Duration::from_secs(86_400);
+            assert!(timeout(day, frame(&mut theirs)).await.is_err(), "nothing runs, nothing is kept alive");
+            connection.streams.set(1);
+            let mut last = Instant::now();
+            for _ in 0..5 {
+                let (kind, payload) = frame(&mut theirs).await.unwrap();
+                assert_eq!(kind, PING);
+                assert!(last.elapsed().as_secs() < 45, "well before 60 s: {:?}", last.elapsed());
+                last = Instant::now();
+                answer(&mut theirs, &payload).await;
+            }
+            assert_eq!(frame(&mut theirs).await.unwrap().0, PING);
+            let asked = Instant::now();
+            assert!(frame(&mut theirs).await.is_none(), "it is given up");
+            assert_eq!(asked.elapsed().as_secs(), PONG_WITHIN.as_secs());
+            task.await.unwrap();
+        })
+        .await;
+}
+
+/// Not all at once; and what runs on an old one runs to its end.
+#[tokio::test(start_paused = true)]
+async fn old_connections_get_no_new_stream_and_end_with_their_last() {
+    let aging = LocalSet::new();
+    aging
+        .run_until(async {
+            let connections = Connections::new();
+            let mut peers = Vec::new();
+            for _ in 0..MAX_CONNECTIONS {
+                let (connection, task, theirs) = connected().await;
+                connections.open.borrow_mut().push(connection);
+                peers.push((task, tokio::task::spawn_local(until_left(theirs))));
+            }
+            let slot = connections.try_lend().unwrap();
+            tokio::time::sleep(MAX_AGE * 9 / 10).await;
+            connections.sweep();
+            assert_eq!(connections.usable(), MAX_CONNECTIONS);
+            tokio::time::sleep(MAX_AGE / 20).await;
+            connections.sweep();
+            let young = connections.usable();
+            assert!((2..MAX_CONNECTIONS).contains(&young), "{young} are left in the middle of the last tenth");
+            tokio::time::sleep(MAX_AGE / 20 + Duration::from_secs(1)).await;
+            connections.sweep();
+            assert_eq!(connections.usable(), 0);
+            assert!(connections.try_lend().is_none());
+            for (task, theirs) in peers.drain(1..) {
+                theirs.await.unwrap();
+                task.await.unwrap();
+            }
+            let (task, theirs) = peers.remove(0);
+            tokio::time::sleep(Duration::from_secs(500)).await;
+            assert!(!task.is_finished(), "its stream runs");
+            drop(slot);
+            theirs.await.unwrap();
+            task.await.unwrap();
+        })
+        .await;
+}
