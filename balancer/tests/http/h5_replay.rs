@@ -360,3 +360,78 @@ async fn second_tries_are_budgeted() {
     assert!((60..=75).contains(&retries), "{retries}");
     assert!(fleet.metric("tidelock_retries_refused_total") > 25);
 }
+
+/// Why an endpoint breaks a stream off, or its connection, says nothing of what it has done: only "not processed" does.
+#[tokio::test]
+async fn no_reason_but_one_says_that_a_request_did_not_run() {
+    for reason in [NO_ERROR, 1, 2, 5, 8, 0xb, 0xd, 0x77] {
+        for (method, by_goaway) in [("GET", false), ("POST", false), ("GET", true), ("POST", true)] {
+            let (a, b) = (Endpoint::listen("a").await, Endpoint::listen("b").await);
+            let fleet = Fleet::serving(config(), H2c, &[&a, &b]).await;
+            let mut client = fleet.h2().await;
+            let stream = client.request(method, "/", &[], true).await;
+            let (first, other) = if a.is_first(&b).await { (&a, &b) } else { (&b, &a) };
+            let mut upstream = first.h2().await;
+            let request = upstream.expect_request().await;
+            match by_goaway {
+                false => upstream.reset(request.stream, reason).await,
+                true => {
+                    upstream.go_away(request.stream, reason).await;
+                    drop(upstream);
+                }
+            }
+            let what = format!("{method}, {reason}, GOAWAY: {by_goaway}");
+            if method == "GET" {
+                arrive(other, H2c, Some("again")).await;
+                assert_eq!(client.response(stream).await.whole(), ("200", &b"again"[..]), "{what}");
+            } else {
+                let response = client.response(stream).await;
+                let answer = (response.whole().0, response.field("tidelock-reason"));
+                assert_eq!(answer, ("502", Some("broken-off")), "{what}");
+                assert!(other.nobody(), "{what}");
+            }
+        }
+    }
+}
+
+/// Whatever the reason: what is above the last stream did not run, also where the connection closes behind the word.
+#[tokio::test]
+async fn a_goaway_with_an_error_keeps_its_word_of_the_last_stream() {
+    for reason in [1, 2, 0xb] {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+        let mut client = fleet.h2().await;
+        let mut upstream = used(&endpoint, &mut client).await;
+        let stream = client.request("POST", "/up", &[("content-length", "2")], false).await;
+        client.data(stream, b"up", true).await;
+        assert_eq!(upstream.expect_request().await.stream, 3);
+        upstream.go_away(1, reason).await;
+        drop(upstream);
+        let mut again = endpoint.h2().await;
+        let request = again.expect_request().await;
+        assert_eq!((request.stream, &request.body[..]), (1, &b"up"[..]), "{reason}");
+        again.respond(1, "201", b"done").await;
+        assert_eq!(client.response(stream).await.whole(), ("201", &b"done"[..]), "{reason}");
+    }
+}
+
+/// A response that has begun is never begun again, however it ends.
+#[tokio::test]
+async fn a_response_that_breaks_off_is_cut_whatever_the_reason() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    for reason in [NO_ERROR, 1, 2, REFUSED_STREAM, 8, 0xb, 0x77] {
+        let mut client = fleet.h2().await;
+        let stream = client.get("/").await;
+        let mut upstream = endpoint.h2().await;
+        let theirs = upstream.expect_request().await.stream;
+        upstream.headers(theirs, &[(":status", "200"), ("content-length", "9")], false).await;
+        upstream.data(theirs, b"half", false).await;
+        upstream.reset(theirs, reason).await;
+        let response = client.response(stream).await;
+        assert_eq!((response.status(), &response.body[..]), ("200", &b"half"[..]), "{reason}");
+        assert!(matches!(response.ended(), Ended::Reset(code) if code != NO_ERROR), "{reason}: {:?}", response.ended());
+        upstream.go_away(theirs, NO_ERROR).await;
+        assert!(endpoint.nobody());
+    }
+}
