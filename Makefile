@@ -36,7 +36,7 @@ help: ## This text
 
 # Debian package names. Elixir comes with tests/elixir/setup.sh, Node and Rust are not taken from Debian 12: too old.
 PACKAGES := build-essential pkg-config ca-certificates curl openssl python3 python3-venv \
-            chromium nghttp2-client iproute2 iptables libfaketime buildah
+            chromium nghttp2-client nghttp2-server iproute2 iptables libfaketime buildah
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 
 .PHONY: setup

@@ -1,4 +1,4 @@
-"""A node of the real binary with real peers behind it: the demo's endpoint, nginx, a gRPC server and a WebSocket server.
+"""A node of the real binary with real peers behind it: the demo's endpoint, nginx, nghttpd, a gRPC server and a WebSocket server.
 
 TIDELOCK_BIN names the binary.
 """
@@ -20,6 +20,7 @@ import pytest
 import websockets
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+HUGE = 1 << 30
 BINARY = os.environ.get("TIDELOCK_BIN", str(REPOSITORY / "target/debug/tidelock"))
 
 
@@ -148,6 +149,9 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
     (folder / "small").write_bytes(b"small\n")
     (folder / "large").write_bytes(os.urandom(5 << 20))
+    # Sparse: it takes no place on the disk.
+    with open(folder / "huge", "wb") as huge:
+        huge.truncate(HUGE)
     return folder
 
 
@@ -186,6 +190,21 @@ def nginx_ports(files, tmp_path_factory, endpoints_certificate):
 
 
 @pytest.fixture(scope="session")
+def nghttpd_ports(files, endpoints_certificate):
+    """It answers an upload with what was uploaded."""
+    ports, own = Ports(free_port(), free_port()), endpoints_certificate
+    command = ["nghttpd", "--echo-upload", "--htdocs", str(files), "--trailer=x-served: by nghttpd"]
+    secure = [str(ports.secure), str(own.key), str(own.certificate)]
+    processes = [subprocess.Popen([*command, *more]) for more in (["--no-tls", str(ports.plain)], secure)]
+    listening(ports.plain)
+    listening(ports.secure)
+    yield ports
+    for process in processes:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture(scope="session")
 def demo_port(tmp_path_factory):
     port = free_port()
     process = subprocess.Popen([BINARY, "demo-endpoint", "--listen", f"127.0.0.1:{port}"], stdout=subprocess.DEVNULL)
@@ -196,8 +215,8 @@ def demo_port(tmp_path_factory):
 
 
 class Node:
-    def __init__(self, plain, tls, admin, certificate):
-        self.plain, self.tls, self.admin, self.certificate = plain, tls, admin, certificate
+    def __init__(self, process, plain, tls, admin, certificate):
+        self.process, self.plain, self.tls, self.admin, self.certificate = process, plain, tls, admin, certificate
 
     def metric(self, name):
         text = urllib.request.urlopen(f"http://127.0.0.1:{self.admin}/metrics", timeout=5).read().decode()
@@ -206,7 +225,14 @@ class Node:
 
 @pytest.fixture(scope="session")
 def node(
-    tmp_path_factory, demo_port, nginx_ports, grpc_ports, websocket_port, endpoints_certificate, balancers_certificate
+    tmp_path_factory,
+    demo_port,
+    nginx_ports,
+    nghttpd_ports,
+    grpc_ports,
+    websocket_port,
+    endpoints_certificate,
+    balancers_certificate,
 ):
     folder = tmp_path_factory.mktemp("node")
     plain, tls, admin = free_port(), free_port(), free_port()
@@ -219,6 +245,8 @@ def node(
         "nginx-tls2": (f'protocol = "h2", tls = {verified}', nginx_ports.secure),
         "nginx-auto": (f'protocol = "auto", tls = {verified}', nginx_ports.secure),
         "nginx-public": ('protocol = "auto", tls = { server_name = "endpoints.internal" }', nginx_ports.secure),
+        "nghttpd": ('protocol = "h2c"', nghttpd_ports.plain),
+        "nghttpd-tls": (f'protocol = "h2", tls = {verified}', nghttpd_ports.secure),
         "grpc": ('protocol = "h2c"', grpc_ports.plain),
         "grpc-tls": (f'protocol = "h2", tls = {verified}', grpc_ports.secure),
         "ws": ('protocol = "http1"', websocket_port),
@@ -272,7 +300,7 @@ def node(
         except (urllib.error.URLError, OSError):
             assert time.monotonic() < deadline and process.poll() is None, (folder / "node.log").read_text()
             time.sleep(0.1)
-    yield Node(plain, tls, admin, own.certificate)
+    yield Node(process, plain, tls, admin, own.certificate)
     process.terminate()
     assert process.wait(20) == 0
     assert "panicked" not in (folder / "node.log").read_text()

@@ -14,7 +14,7 @@ const CONNECT: &[(&str, &str)] =
     &[(":protocol", "websocket"), ("sec-websocket-version", "13"), ("origin", "http://app.test")];
 
 /// What a server answers to the key in `head` (RFC 6455 section 4.2.2).
-fn accept(head: &Head) -> String {
+pub(crate) fn accept(head: &Head) -> String {
     let key = head.field("sec-websocket-key").expect("a key");
     let salted = format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
     use base64::Engine as _;

@@ -178,6 +178,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Http1<S> {
         (head, body)
     }
 
+    /// What was read and not used yet.
+    pub(crate) fn taken(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.unread)
+    }
+
     /// All until the connection ends.
     pub(crate) async fn rest(&mut self) -> Vec<u8> {
         while self.more().await {}
