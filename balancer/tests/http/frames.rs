@@ -143,10 +143,15 @@ impl Peer {
         self.raw(&headers(stream, fields, end)).await;
     }
 
+    /// A client's next stream.
+    pub(crate) fn take_stream(&mut self) -> u32 {
+        self.next_stream += 2;
+        self.next_stream - 2
+    }
+
     /// A client's request; returns its stream.
     pub(crate) async fn request(&mut self, method: &str, path: &str, fields: &[(&str, &str)], end: bool) -> u32 {
-        let stream = self.next_stream;
-        self.next_stream += 2;
+        let stream = self.take_stream();
         let mut all = vec![(":method", method), (":scheme", "http"), (":path", path), (":authority", "app.test")];
         all.extend(fields);
         self.headers(stream, &all, end).await;

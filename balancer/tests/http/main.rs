@@ -36,3 +36,4 @@ mod reports;
 mod rfc9113;
 mod route_to;
 mod tls;
+mod translation;
