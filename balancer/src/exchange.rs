@@ -95,6 +95,8 @@ impl Exchange {
             let path = match head.uri.path_and_query() {
                 // The server as a whole, which only OPTIONS may ask about (RFC 9112 section 3.2.4).
                 Some(path) if path.as_str() == "*" && head.method != Method::OPTIONS => return Err(Reason::BadRequest),
+                // Authority form, which is CONNECT's (section 3.2.3).
+                None if head.uri.scheme().is_none() => return Err(Reason::BadRequest),
                 // Absolute form without a path means the root (RFC 9112 section 3.2.1).
                 Some(path) if !path.as_str().is_empty() => path.clone(),
                 _ => PathAndQuery::from_static("/"),

@@ -316,6 +316,31 @@ mod tests {
             let _ = Sealer::new(&[key(1, true)]).open(&value);
         }
 
+        /// However the pairs stand in fields, with whatever white space: those of the name are found, in order, and no others.
+        #[test]
+        fn cookies_are_found_wherever_they_stand(
+            pairs in proptest::collection::vec(("(tidelock|tidelockx|xtidelock|a|TideLock)", "[!#-+\\--:<-\\[\\]-~]{0,8}", 0..4usize), 0..8),
+        ) {
+            let mut lines = vec![String::new()];
+            for (name, value, form) in &pairs {
+                match form {
+                    0 => lines.push(String::new()),
+                    _ if lines.last().unwrap().is_empty() => {}
+                    1 => lines.last_mut().unwrap().push(';'),
+                    2 => lines.last_mut().unwrap().push_str("; "),
+                    _ => lines.last_mut().unwrap().push_str(" ;\t"),
+                }
+                lines.last_mut().unwrap().push_str(&format!("{name}={value}"));
+            }
+            let mut headers = http::HeaderMap::new();
+            for line in &lines {
+                headers.append("cookie", line.parse().unwrap());
+            }
+            let found: Vec<&[u8]> = cookies(&headers, "tidelock").collect();
+            let ours = pairs.iter().filter(|(name, ..)| name == "tidelock");
+            prop_assert_eq!(found, ours.map(|(_, value, _)| value.as_bytes()).collect::<Vec<_>>());
+        }
+
         #[test]
         fn base64_roundtrip(bytes: Vec<u8>) {
             let text = base64url::encode(&bytes);

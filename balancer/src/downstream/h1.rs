@@ -225,7 +225,9 @@ impl Connection {
         let encoder = framing(asked, head.status, &head.headers, &body);
         // A client that was not asked for its body may send it or not: only the end is certain.
         let unasked = std::mem::take(&mut self.incoming.borrow_mut().owes_continue);
-        let closes = unasked || !asked.keep_alive || self.worker.leaving.is_up() || encoder == Encoder::UntilClose;
+        let is_broken = self.incoming.borrow().body.is_broken();
+        let closes =
+            unasked || is_broken || !asked.keep_alive || self.worker.leaving.is_up() || encoder == Encoder::UntilClose;
         let persistence = match closes {
             true => Persistence::Close,
             false if asked.version == Version::HTTP_10 => Persistence::KeepAlive,

@@ -151,7 +151,34 @@ mod tests {
         }
     }
 
+    /// As a sender writes them.
+    fn written(client: SocketAddr, options: &[u8]) -> (String, Vec<u8>) {
+        let (family, other) = if client.is_ipv4() { ("TCP4", "10.0.0.1") } else { ("TCP6", "2001:db8::1") };
+        let line = format!("PROXY {family} {} {other} {} 443", client.ip(), client.port());
+        let address = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let addresses = [address(client.ip()), address(other.parse().unwrap())].concat();
+        let ports = [client.port().to_be_bytes(), 443u16.to_be_bytes()].concat();
+        (line, [&addresses, &ports, options].concat())
+    }
+
     proptest! {
+        /// Whoever the client is, both versions say so; and a part of either says nothing.
+        #[test]
+        fn what_is_written_is_read(ip: IpAddr, port: u16, options: Vec<u8>, cut: prop::sample::Index) {
+            let client = SocketAddr::new(ip, port);
+            let (line, rest) = written(client, &options);
+            let family = if ip.is_ipv4() { 0x11 } else { 0x21 };
+            prop_assert_eq!(v1(line.as_bytes()), Some(Some(client)));
+            prop_assert_eq!(v2(0x21, family, &rest), Some(Some(client)));
+            let addresses = rest.len() - options.len();
+            prop_assert_eq!(v2(0x21, family, &rest[..cut.index(addresses)]), None);
+            let words: Vec<&str> = line.split(' ').collect();
+            prop_assert_eq!(v1(words[..cut.index(words.len())].join(" ").as_bytes()), None);
+        }
+
         #[test]
         fn nothing_panics(line: Vec<u8>, command: u8, family: u8) {
             let _ = (v1(&line), v1(&[b"PROXY TCP4 ", &line[..]].concat()), v2(command, family, &line));

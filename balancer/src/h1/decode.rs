@@ -32,6 +32,8 @@ pub(crate) enum Chunk {
     /// The line's end behind a chunk's data.
     End,
     Trailers(Box<Trailers>),
+    /// Nobody knows where it ends: what is behind the fault is never read as a chunk, or as another request.
+    Broken,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +58,11 @@ impl Decoder {
         matches!(self, Decoder::Done)
     }
 
+    /// It was malformed: nothing can be read behind it.
+    pub(crate) fn is_broken(&self) -> bool {
+        matches!(self, Decoder::Chunked(Chunk::Broken))
+    }
+
     /// The next piece in `input`; none when more must be read first.
     pub(crate) fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Piece>, Malformed> {
         match self {
@@ -69,7 +76,7 @@ impl Decoder {
             }
             Decoder::UntilClose => Ok((!input.is_empty()).then(|| Piece::Data(input.split().freeze()))),
             Decoder::Chunked(chunk) => {
-                let piece = chunk.decode(input)?;
+                let piece = chunk.decode(input).inspect_err(|_| *chunk = Chunk::Broken)?;
                 if matches!(piece, Some(Piece::End | Piece::Trailers(_))) {
                     *self = Decoder::Done;
                 }
@@ -116,6 +123,7 @@ impl Chunk {
                     Some(_) => return Err(Malformed),
                     None => return Ok(None),
                 },
+                Chunk::Broken => return Err(Malformed),
                 Chunk::Trailers(trailers) => {
                     let Some(line) = line(input, TRAILERS_MAX)? else { return Ok(None) };
                     if line.is_empty() {
@@ -174,14 +182,17 @@ fn line(input: &mut BytesMut, max: usize) -> Result<Option<BytesMut>, Malformed>
     }
 }
 
-/// `chunk-size [ chunk-ext ]`: hexadecimal digits, no sign, no more than fit.
+/// `chunk-size [ chunk-ext ]`: hexadecimal digits, no sign, no more than fit; and what is passed over, of which nothing is a
+/// control character.
 fn size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.iter().take_while(|b| b.is_ascii_hexdigit()).count();
-    let rest = line[digits..].trim_ascii_start();
-    if !(1..=16).contains(&digits) || !(rest.is_empty() || rest[0] == b';') {
+    let (size, extension) = line.split_at(digits);
+    let is_extension = extension.is_empty() || extension.trim_ascii_start().starts_with(b";");
+    let is_text = extension.iter().all(|b| matches!(b, b'\t' | b' '..=b'~' | 0x80..));
+    if !(1..=16).contains(&digits) || !is_extension || !is_text {
         return Err(Malformed);
     }
-    let text = std::str::from_utf8(&line[..digits]).map_err(|_| Malformed)?;
+    let text = std::str::from_utf8(size).map_err(|_| Malformed)?;
     u64::from_str_radix(text, 16).map_err(|_| Malformed)
 }
 
@@ -251,6 +262,8 @@ mod tests {
             b"5\r\nhelloXX0\r\n\r\n",
             b"5\r\nhello\n0\r\n\r\n",
             b"5 x\r\nhello\r\n0\r\n\r\n",
+            b"5 \r\nhello\r\n0\r\n\r\n",
+            b"5;a=\0\r\nhello\r\n0\r\n\r\n",
             b"5;a\rb\r\nhello\r\n0\r\n\r\n",
             b"fffffffffffffffff\r\n",
             b"0\r\nno colon\r\n\r\n",

@@ -63,8 +63,10 @@ impl HeadReader {
         match self.split(input, limits.bytes) {
             Ok(None) => Ok(None),
             Ok(Some(head)) => parse_request(&head, limits).map(Some),
-            Err(TooLarge) if !input.iter().take(limits.target).any(|b| *b == b'\n') => Err(BadHead::TargetTooLong),
-            Err(TooLarge) => Err(BadHead::TooLarge),
+            Err(BadHead::TooLarge) if !input.iter().take(limits.target).any(|b| *b == b'\n') => {
+                Err(BadHead::TargetTooLong)
+            }
+            Err(bad) => Err(bad),
         }
     }
 
@@ -78,7 +80,7 @@ impl HeadReader {
         match self.split(input, max) {
             Ok(None) => Ok(None),
             Ok(Some(head)) => parse_response(&head, method).map(Some),
-            Err(TooLarge) => Err(BadHead::TooLarge),
+            Err(bad) => Err(bad),
         }
     }
 
@@ -87,32 +89,30 @@ impl HeadReader {
         self.scanned > 0
     }
 
-    /// Splits a head off, with the empty line that ends it. Lines may end in LF alone (section
-    /// 2.2): what is sent on always has CRLF.
-    fn split(&mut self, input: &mut BytesMut, max: usize) -> Result<Option<Bytes>, TooLarge> {
+    /// Splits a head off, with the empty line that ends it. A line that ends in LF alone may be read as its end, or as a
+    /// part of it (section 2.2): whoever is before or behind this may read it the other way.
+    fn split(&mut self, input: &mut BytesMut, max: usize) -> Result<Option<Bytes>, BadHead> {
         let mut from = self.scanned.saturating_sub(3);
         while let Some(found) = memchr::memchr(b'\n', &input[from..]) {
             let next = from + found + 1;
-            let end = match &input[next..] {
-                [b'\n', ..] => next + 1,
-                [b'\r', b'\n', ..] => next + 2,
-                _ => {
-                    from = next;
-                    continue;
-                }
-            };
+            if !input[..next].ends_with(b"\r\n") {
+                return Err(BadHead::Malformed);
+            }
+            if !input[next..].starts_with(b"\r\n") {
+                from = next;
+                continue;
+            }
+            let end = next + 2;
             if end > max {
-                return Err(TooLarge);
+                return Err(BadHead::TooLarge);
             }
             self.scanned = 0;
             return Ok(Some(input.split_to(end).freeze()));
         }
         self.scanned = input.len();
-        if input.len() > max { Err(TooLarge) } else { Ok(None) }
+        if input.len() > max { Err(BadHead::TooLarge) } else { Ok(None) }
     }
 }
-
-struct TooLarge;
 
 fn parse_request(head: &Bytes, limits: HeadLimits) -> Result<RequestHead, BadHead> {
     let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
@@ -307,6 +307,9 @@ mod tests {
             (b"GET / HTTP/1.1\r\na: b\rc\r\n\r\n", BadHead::Malformed),
             (b"GET /\r\n\r\n", BadHead::Malformed),
             (b"\x16\x03\x01\x02\x00\n\n", BadHead::Malformed),
+            (b"GET / HTTP/1.1\nhost: x\n\n", BadHead::Malformed),
+            (b"GET / HTTP/1.1\r\na: b\nc: d\r\n\r\n", BadHead::Malformed),
+            (b"GET / HTTP/1.1\r\na: b\r\n\n", BadHead::Malformed),
         ] {
             assert_eq!(request(bad, 1_000).unwrap_err(), why, "{:?}", bad.escape_ascii().to_string());
         }

@@ -177,6 +177,10 @@ async fn a_bad_host_is_400() {
     }
     let head = "GET http://user@app.test/ HTTP/1.1\r\nhost: app.test\r\n\r\n";
     assert_eq!(refused_h1(&fleet, head).await, "400", "userinfo in the target");
+    for target in ["app.test", "app.test:80", "one", "*one"] {
+        let head = format!("GET {target} HTTP/1.1\r\nhost: app.test\r\n\r\n");
+        assert_eq!(refused_h1(&fleet, &head).await, "400", "{target}");
+    }
 
     let mut client = fleet.h2().await;
     let get = [(":method", "GET"), (":scheme", "http"), (":path", "/")];

@@ -35,5 +35,6 @@ mod passing;
 mod reports;
 mod rfc9113;
 mod route_to;
+mod smuggling;
 mod tls;
 mod translation;
