@@ -2,6 +2,8 @@
 //! client, or as an endpoint. It acknowledges SETTINGS and PING by itself; everything else is an
 //! event, in the order in which it came.
 
+mod events;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::net::SocketAddr;
@@ -11,6 +13,8 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use crate::hpack::{self, Decoder, Fields};
+
+pub(crate) use self::events::{Ended, Event, Request, Response};
 
 /// What is awaited comes at once or the test has failed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -32,30 +36,6 @@ pub(crate) async fn soon<F: Future>(what: &str, future: F) -> F::Output {
         Ok(output) => output,
         Err(_) => panic!("{what}: nothing for {PATIENCE:?}"),
     }
-}
-
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) enum Event {
-    Headers {
-        stream: u32,
-        fields: Fields,
-        end: bool,
-    },
-    Data {
-        stream: u32,
-        bytes: Vec<u8>,
-        end: bool,
-    },
-    Reset {
-        stream: u32,
-        code: u32,
-    },
-    GoAway {
-        last: u32,
-        code: u32,
-    },
-    /// The peer closed, or the connection broke.
-    Closed,
 }
 
 trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -398,51 +378,6 @@ impl Peer {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Request {
-    pub(crate) stream: u32,
-    pub(crate) fields: Fields,
-    pub(crate) body: Vec<u8>,
-    /// The lengths of the DATA frames.
-    pub(crate) frames: Vec<usize>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Whole,
-    Reset(u32),
-    Closed,
-}
-
-#[derive(Debug, Default)]
-pub(crate) struct Response {
-    pub(crate) fields: Fields,
-    pub(crate) body: Vec<u8>,
-    pub(crate) trailers: Option<Fields>,
-    ended: Option<Ended>,
-}
-
-impl Response {
-    pub(crate) fn status(&self) -> &str {
-        hpack::field(&self.fields, ":status").unwrap_or("none")
-    }
-
-    pub(crate) fn field(&self, name: &str) -> Option<&str> {
-        hpack::field(&self.fields, name)
-    }
-
-    pub(crate) fn ended(&self) -> Ended {
-        self.ended.expect("a response is read to its end")
-    }
-
-    /// Status and body of a response that ended with END_STREAM.
-    #[track_caller]
-    pub(crate) fn whole(&self) -> (&str, &[u8]) {
-        assert_eq!(self.ended, Some(Ended::Whole), "{:?}, {} bytes", self.fields, self.body.len());
-        (self.status(), &self.body)
-    }
-}
-
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
     bytes.extend([kind, flags]);
@@ -483,17 +418,4 @@ async fn read_frame(io: &mut Box<dyn Io>) -> std::io::Result<(u8, u8, u32, Vec<u
 
 fn word(bytes: &[u8]) -> u32 {
     u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
-}
-
-/// A body is not worth printing.
-impl std::fmt::Debug for Event {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Event::Headers { stream, fields, end } => write!(f, "HEADERS on {stream}, end: {end}, {fields:?}"),
-            Event::Data { stream, bytes, end } => write!(f, "DATA({}) on {stream}, end: {end}", bytes.len()),
-            Event::Reset { stream, code } => write!(f, "RST_STREAM({code}) on {stream}"),
-            Event::GoAway { last, code } => write!(f, "GOAWAY({last}, {code})"),
-            Event::Closed => f.write_str("the connection's end"),
-        }
-    }
 }
