@@ -91,7 +91,7 @@ pub enum StartError {
     Thread(io::Error),
 }
 
-/// Metrics in the text format of Prometheus; cheap to clone.
+/// Metrics in OpenMetrics text; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Metrics(Vec<Arc<Counters>>);
 

@@ -29,30 +29,31 @@ macro_rules! counters {
             own: [Counter; Reason::ALL.len()],
         }
 
-        /// The sums over the workers, in the text format of Prometheus.
+        /// The sums over the workers, in OpenMetrics text.
         pub(crate) fn write_metrics(workers: &[Arc<Counters>], text: &mut String) {
             $(
                 let sum: u64 = workers.iter().map(|worker| worker.$field.load()).sum();
                 // One of several of a family has no help of its own: it follows the first.
                 if !$help.is_empty() {
-                    let family = $name.split('{').next().unwrap_or($name);
-                    let kind = if family.ends_with("_total") { "counter" } else { "gauge" };
+                    let name = $name.split('{').next().unwrap_or($name);
+                    // A counter's family is called what its sample is called without the ending (OpenMetrics 1.0).
+                    let (family, kind) = name.strip_suffix("_total").map_or((name, "gauge"), |family| (family, "counter"));
                     let _ = writeln!(text, "# HELP {family} {}\n# TYPE {family} {kind}", $help);
                 }
                 let _ = writeln!(text, "{} {sum}", $name);
             )*
-            let family = "tidelock_responses_own_total";
+            let family = "tidelock_responses_own";
             let _ = writeln!(text, "# HELP {family} Responses made by the balancer itself.\n# TYPE {family} counter");
             for reason in Reason::ALL {
                 let sum: u64 = workers.iter().map(|worker| worker.own(reason).load()).sum();
-                let _ = writeln!(text, "{family}{{reason=\"{}\"}} {sum}", reason.as_str());
+                let _ = writeln!(text, "{family}_total{{reason=\"{}\"}} {sum}", reason.as_str());
             }
         }
     };
 }
 
 counters! {
-    connections: "tidelock_downstream_connections", "Open downstream connections.";
+    connections: "tidelock_downstream_connections_open", "Open downstream connections.";
     connections_total: "tidelock_downstream_connections_total", "Downstream connections accepted.";
     connections_refused: "tidelock_downstream_connections_refused_total", "Downstream connections closed at the node's limit.";
     connections_refused_of_clients: "tidelock_downstream_connections_refused_of_clients_total", "Downstream connections closed at a limit of their client's address.";

@@ -91,6 +91,33 @@ fn the_planes_do_not_know_each_other() {
     assert!(!control_plane.iter().any(|name| ["h2", "hashring"].contains(&name.as_str())));
 }
 
+/// Whoever adds a metric, or a reason to answer by itself, tells of it.
+#[test]
+fn what_a_node_tells_of_itself_is_documented() {
+    let docs = read(&root().join("docs/observing.md"));
+    let mut names = Vec::new();
+    for line in read(&root().join("balancer/src/telemetry.rs")).lines() {
+        // Of `field: "tidelock_NAME{...}", "HELP";`
+        let name = line.split_once(": \"tidelock_").map(|(_, rest)| rest.split(['"', '{', '\\']).next().unwrap_or(""));
+        names.extend(name.map(|name| format!("tidelock_{name}")));
+    }
+    assert!(names.len() > 30, "{names:?}");
+    for line in read(&root().join("control-plane/src/metrics.rs")).lines() {
+        let of_node = line.trim().strip_prefix("(\"").filter(|rest| rest.contains("\", \""));
+        let of_endpoint = line.trim().strip_prefix("registry.register(\"");
+        let name = of_node.or(of_endpoint).and_then(|rest| rest.split('"').next());
+        names.extend(name.map(|name| format!("tidelock_{name}")));
+    }
+    for line in read(&root().join("balancer/src/respond.rs")).lines() {
+        // The second word of three in `parts`.
+        let words: Vec<&str> = line.split('"').collect();
+        let reason = words.get(1).filter(|word| line.contains("StatusCode::") && !word.contains(' '));
+        names.extend(reason.map(|reason| (*reason).to_owned()));
+    }
+    let unknown: Vec<&String> = names.iter().filter(|name| !docs.contains(&format!("`{name}"))).collect();
+    assert!(unknown.is_empty(), "docs/observing.md does not tell of {unknown:?}");
+}
+
 #[test]
 fn no_path_of_a_machine_and_no_registry_is_committed() {
     let tracked = Command::new("git").args(["ls-files"]).current_dir(root()).output();

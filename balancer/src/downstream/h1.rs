@@ -111,6 +111,7 @@ impl Connection {
         let limits = &self.worker.config.limits;
         let limits = HeadLimits {
             bytes: limits.max_header_bytes as usize + limits.max_path_bytes + 1024,
+            field_bytes: limits.max_header_bytes as usize,
             target: limits.max_path_bytes,
             fields: limits.max_header_count,
         };

@@ -12,11 +12,16 @@ use super::decode::Decoder;
 /// More header fields than this are refused whatever the configuration says.
 const FIELDS_MAX: usize = 1_024;
 
+/// What a field counts for beside its name and its value (RFC 9113 section 6.5.2).
+const FIELD_OVERHEAD: usize = 32;
+
 /// What a head may be at most.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct HeadLimits {
-    /// All of it.
+    /// All of it as it comes, white space included.
     pub(crate) bytes: usize,
+    /// Its fields, as RFC 9113 section 6.5.2 counts them: one limit for both protocols.
+    pub(crate) field_bytes: usize,
     pub(crate) target: usize,
     pub(crate) fields: usize,
 }
@@ -133,6 +138,10 @@ fn parse_request(head: &Bytes, limits: HeadLimits) -> Result<RequestHead, BadHea
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Malformed)?;
     parts.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadHead::Malformed)?;
     parts.version = version(request.version);
+    let size: usize = request.headers.iter().map(|field| field.name.len() + field.value.len() + FIELD_OVERHEAD).sum();
+    if size > limits.field_bytes {
+        return Err(BadHead::TooLarge);
+    }
     parts.headers = header_map(head, request.headers)?;
     let is_old = parts.version == Version::HTTP_10;
     let body = match (coding(&parts.headers)?, length(&parts.headers)?) {
@@ -238,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: HeadLimits = HeadLimits { bytes: 400, target: 100, fields: 8 };
+    const LIMITS: HeadLimits = HeadLimits { bytes: 400, field_bytes: 300, target: 100, fields: 8 };
 
     /// The head in `bytes` that come in reads of `cut`.
     fn request(bytes: &[u8], cut: usize) -> Result<Option<RequestHead>, BadHead> {
@@ -317,6 +326,10 @@ mod tests {
         assert_eq!(request(&long, 50).unwrap_err(), BadHead::TargetTooLong);
         let large = [b"GET / HTTP/1.1\r\na: ".as_slice(), &[b'a'; 1_000]].concat();
         assert_eq!(request(&large, 50).unwrap_err(), BadHead::TooLarge);
+        // 32 + 1 + 267 bytes.
+        let with = |length| [b"GET / HTTP/1.1\r\na: ".as_slice(), &vec![b'a'; length], b"\r\n\r\n"].concat();
+        assert!(request(&with(267), 50).unwrap().is_some());
+        assert_eq!(request(&with(268), 50).unwrap_err(), BadHead::TooLarge);
         let many = [b"GET / HTTP/1.1\r\n".as_slice(), &b"a: b\r\n".repeat(10), b"\r\n"].concat();
         assert_eq!(request(&many, 50).unwrap_err(), BadHead::TooLarge);
     }
