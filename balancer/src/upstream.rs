@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidelock_core::id::{DrainId, EndpointId, Name};
-use tidelock_core::spec::{Address, EndpointLimits, PoolSpec};
+use tidelock_core::spec::{Address, EndpointLimits, PoolSpec, Timeouts};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, info, warn};
@@ -52,6 +52,8 @@ pub(crate) struct Endpoint {
     cut: Rc<Flag>,
     /// The drain whose deadline is being waited for.
     deadline_of: Cell<Option<DrainId>>,
+    /// Of a connection over HTTP/2.
+    max_age: Cell<Duration>,
     lasting: Lasting,
 }
 
@@ -235,6 +237,7 @@ impl Endpoint {
             connections: Rc::default(),
             cut: Rc::default(),
             deadline_of: Cell::new(None),
+            max_age: Cell::default(),
             lasting: Lasting::default(),
         }
     }
@@ -253,6 +256,18 @@ impl Endpoint {
             self.h1.renew();
             self.h2.renew();
         }
+    }
+
+    /// For how long its connections are kept.
+    pub(crate) fn keep_by(&self, timeouts: &Timeouts) {
+        self.max_age.set(timeouts.connection_age());
+        self.h1.keep_for(timeouts.keep_alive(), timeouts.connection_age());
+    }
+
+    /// Looks after its connections: idle ones of HTTP/1.1 have no task of their own.
+    pub(crate) fn sweep(&self) {
+        self.h1.sweep();
+        self.h2.sweep(self.max_age.get());
     }
 
     pub(crate) fn is_tls(&self) -> bool {

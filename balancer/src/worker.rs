@@ -190,15 +190,14 @@ impl Worker {
         }
     }
 
-    /// Looks after connections to endpoints: idle ones of HTTP/1.1 have no task of their own.
+    /// Looks after connections to endpoints.
     pub(crate) async fn sweep(self: Rc<Self>) {
         let mut interval = tokio::time::interval(SWEEP_EVERY);
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             interval.tick().await;
             for endpoint in self.view().pools.iter().flat_map(|pool| &pool.endpoints) {
-                endpoint.h1.sweep();
-                endpoint.h2.sweep();
+                endpoint.sweep();
             }
         }
     }
@@ -266,6 +265,7 @@ impl Worker {
                 |known| (*known).clone(),
             );
             endpoint.dial_by(&dialer);
+            endpoint.keep_by(&pool.spec.timeouts);
             self.enter_phase(&endpoint, &entry.phase);
             endpoint
         };

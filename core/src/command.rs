@@ -371,15 +371,18 @@ mod tests {
     /// An older node could not read them, so they wait until there is none.
     #[test]
     fn what_is_new_in_a_spec_needs_its_level() {
-        let pool =
-            |json| Command::PutPool { name: "p".parse().unwrap(), spec: serde_json::from_str(json).unwrap() }.level();
+        let pool = |json: &str| {
+            Command::PutPool { name: "p".parse().unwrap(), spec: serde_json::from_str(json).unwrap() }.level()
+        };
         let route =
             |json| Command::PutRoute { name: "r".parse().unwrap(), spec: serde_json::from_str(json).unwrap() }.level();
         assert_eq!(pool("{}"), 1);
         assert_eq!(pool(r#"{"limits":{"max_requests":1}}"#), 2);
         assert_eq!(pool(r#"{"hold":{"max_ms":1},"protocol":"h2","tls":{}}"#), 3);
         assert_eq!(pool(r#"{"hold":{"max_ms":1},"limits":{"max_websockets_per_second":1}}"#), 4);
-        assert_eq!(pool(r#"{"timeouts":{"total_ms":1}}"#), 4);
+        for field in ["total_ms", "keep_alive_ms", "connection_age_ms"] {
+            assert_eq!(pool(&format!(r#"{{"timeouts":{{"{field}":1}}}}"#)), 4, "{field}");
+        }
         assert_eq!(route(r#"{"pool":"p"}"#), 1);
         assert_eq!(route(r#"{"pool":"p","strength":"strict"}"#), 3);
         assert_eq!(route(r#"{"pool":"p","affinity":{"kind":"client-ip"}}"#), 3);

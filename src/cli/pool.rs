@@ -82,6 +82,12 @@ pub(super) struct PutOptions {
     /// For all of a request, from its head to the end of its response; not of a WebSocket [default: no limit]
     #[arg(long, value_name = "TIME", value_parser = millis)]
     total_timeout: Option<Millis>,
+    /// For which an HTTP/1.1 connection is kept without a request; below the endpoints' own [default: 50s]
+    #[arg(long, value_name = "TIME", value_parser = millis)]
+    keep_alive: Option<Millis>,
+    /// From which on a connection takes no new request [default: 1h]
+    #[arg(long, value_name = "TIME", value_parser = millis)]
+    connection_age: Option<Millis>,
     /// Check the endpoints: tcp, http:/PATH or grpc, grpc:SERVICE [default: not at all]
     #[arg(long, value_name = "CHECK", value_parser = check)]
     check: Option<Check>,
@@ -159,6 +165,8 @@ impl PutOptions {
                 idle_ms: self.idle_timeout.unwrap_or(default.idle_ms),
                 websocket_idle_ms: self.websocket_idle_timeout.unwrap_or(default.websocket_idle_ms),
                 total_ms: self.total_timeout,
+                keep_alive_ms: self.keep_alive,
+                connection_age_ms: self.connection_age,
             },
             tls: self.endpoint_tls(protocol)?,
             health: self.check.clone().map(|check| {

@@ -108,6 +108,8 @@ fn pool_timeouts(section: Section<'_>) -> Timeouts {
         idle_ms: given(section.shaped("idle_ms")).unwrap_or(default.idle_ms),
         websocket_idle_ms: given(section.shaped("websocket_idle_ms")).unwrap_or(default.websocket_idle_ms),
         total_ms: given(section.shaped("total_ms")),
+        keep_alive_ms: given(section.shaped("keep_alive_ms")),
+        connection_age_ms: given(section.shaped("connection_age_ms")),
     };
     section.finish();
     timeouts

@@ -78,6 +78,8 @@ VALUE_SETS = {
                                 "idle_ms": 60000,
                                 "websocket_idle_ms": 3600000,
                                 "total_ms": 900000,
+                                "keep_alive_ms": 4000,
+                                "connection_age_ms": 600000,
                             },
                         },
                         "endpoints": [{"name": "app-0", "address": "192.0.2.5:4000", "weight": 1, "revision": "v1"}],

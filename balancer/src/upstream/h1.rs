@@ -13,15 +13,14 @@ use super::{ConnectionPlace, Lend, LendError};
 use crate::h1::wire::Wire;
 use crate::socket::Socket;
 
-/// An idle connection older than this is not used again. Below Bandit's and Cowboy's 60 s, so
-/// that the endpoint rarely closes it under a request.
-const IDLE_MAX: Duration = Duration::from_secs(50);
 /// Idle connections kept for one endpoint.
 const IDLE_KEPT: usize = 256;
 
 #[derive(Debug, Default)]
 pub(crate) struct Connections {
     idle: RefCell<Vec<Idle>>,
+    /// For how long one is kept without a request, and in all.
+    kept_for: Cell<(Duration, Duration)>,
     retired: Cell<bool>,
     /// Grows when those before are not to be used again.
     generation: Cell<u32>,
@@ -34,18 +33,16 @@ pub(crate) struct Connections {
 struct Idle {
     wire: Box<Wire>,
     place: ConnectionPlace,
+    /// From then on it takes no new request.
+    until: Instant,
     since: Instant,
 }
 
 impl Idle {
-    fn new(wire: Box<Wire>, place: ConnectionPlace) -> Idle {
-        Idle { wire, place, since: Instant::now() }
-    }
-
     /// Whether it can take a request: the endpoint has neither closed it nor sent what nobody
     /// asked for.
-    fn is_quiet(&mut self) -> bool {
-        self.since.elapsed() < IDLE_MAX && self.wire.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
+    fn is_quiet(&mut self, keep_alive: Duration) -> bool {
+        self.since.elapsed() < keep_alive && self.wire.poll_fill(&mut Context::from_waker(Waker::noop())).is_pending()
     }
 }
 
@@ -56,6 +53,7 @@ pub(crate) struct Lent {
     place: ConnectionPlace,
     /// It has served requests before: the endpoint may close it at any moment.
     pub(crate) is_kept: bool,
+    until: Instant,
     owner: Rc<Connections>,
     generation: u32,
 }
@@ -63,12 +61,13 @@ pub(crate) struct Lent {
 impl Lent {
     /// Gives the connection back after a whole exchange.
     pub(crate) fn give_back(self) {
-        let Lent { wire, place, owner, generation, .. } = self;
-        let is_current = !owner.retired.get() && owner.generation.get() == generation;
+        let Lent { wire, place, until, owner, generation, .. } = self;
+        let since = Instant::now();
+        let is_current = since < until && !owner.retired.get() && owner.generation.get() == generation;
         // Where connections are limited, one that nobody needs here may be another worker's.
         let is_needed = owner.waiting.get() > 0 || !place.is_wanted();
         if is_current && is_needed && owner.idle.borrow().len() < IDLE_KEPT {
-            owner.idle.borrow_mut().push(Idle::new(wire, place));
+            owner.idle.borrow_mut().push(Idle { wire, place, until, since });
             owner.returned.notify_one();
         }
     }
@@ -96,6 +95,11 @@ impl Drop for Waits<'_> {
 }
 
 impl Connections {
+    /// For how long connections are kept without a request, and in all.
+    pub(super) fn keep_for(&self, keep_alive: Duration, max_age: Duration) {
+        self.kept_for.set((keep_alive, max_age));
+    }
+
     /// Lends an idle connection, unless others wait for one.
     pub(crate) fn try_lend(self: &Rc<Self>) -> Option<Lent> {
         if self.waiting.get() > 0 { None } else { self.take_idle() }
@@ -104,14 +108,15 @@ impl Connections {
     fn take_idle(self: &Rc<Self>) -> Option<Lent> {
         loop {
             let mut newest = self.idle.borrow_mut().pop()?;
-            if newest.is_quiet() {
-                return Some(self.lent(newest.wire, newest.place, true));
+            if newest.is_quiet(self.kept_for.get().0) {
+                let Idle { wire, place, until, .. } = newest;
+                return Some(self.lent(wire, place, until, true));
             }
         }
     }
 
-    fn lent(self: &Rc<Self>, wire: Box<Wire>, place: ConnectionPlace, is_kept: bool) -> Lent {
-        Lent { wire, place, is_kept, owner: self.clone(), generation: self.generation.get() }
+    fn lent(self: &Rc<Self>, wire: Box<Wire>, place: ConnectionPlace, until: Instant, is_kept: bool) -> Lent {
+        Lent { wire, place, is_kept, until, owner: self.clone(), generation: self.generation.get() }
     }
 
     /// Lends a connection: a new one if there may be one more, else the first that comes back.
@@ -163,7 +168,13 @@ impl Connections {
         let generation = self.generation.get();
         let (socket, _) = lend.dial(Wanted::H1).await?;
         let wire = Box::new(Wire::new(socket, b""));
-        Ok(Lent { generation, ..self.lent(wire, place, false) })
+        Ok(Lent { generation, ..self.lent(wire, place, self.until(lend.worker.random()), false) })
+    }
+
+    /// When a connection of now is old: up to a tenth earlier by chance, so that not all go at once.
+    fn until(&self, random: u64) -> Instant {
+        let max_age = self.kept_for.get().1;
+        Instant::now() + max_age - max_age / 10 * (random % 256) as u32 / 256
     }
 
     /// Keeps a connection that nobody has used yet.
@@ -171,15 +182,17 @@ impl Connections {
         if self.retired.get() {
             return;
         }
-        self.idle.borrow_mut().push(Idle::new(Box::new(Wire::new(socket, b"")), place));
+        let wire = Box::new(Wire::new(socket, b""));
+        self.idle.borrow_mut().push(Idle { wire, place, until: self.until(0), since: Instant::now() });
         self.returned.notify_one();
     }
 
     /// Closes what is too old, what the endpoint has closed, since nobody else looks at it, and what
     /// others need more.
     pub(crate) fn sweep(&self) {
+        let keep_alive = self.kept_for.get().0;
         // Where another worker waits for a connection's place, it is of more use there.
-        self.idle.borrow_mut().retain_mut(|idle| idle.is_quiet() && !idle.place.is_wanted());
+        self.idle.borrow_mut().retain_mut(|idle| idle.is_quiet(keep_alive) && !idle.place.is_wanted());
     }
 
     /// Idle connections close now, the others after their exchange.

@@ -46,9 +46,6 @@ const MAX_CONNECTIONS: usize = 8;
 /// what still runs when the budget is spent stays below that, however it ends.
 const RESETS_MAX: u32 = 200;
 const RESETS_WINDOW: Duration = Duration::from_secs(10);
-/// A connection this old takes no new stream, so that balancers between here and the endpoint get
-/// to share out again. Less up to a tenth, so that not all go at once.
-const MAX_AGE: Duration = Duration::from_secs(3_600);
 /// Streams in a connection's life: stream ids end at 2^31, every other one is ours.
 const MAX_LENT: u32 = 1_000_000_000;
 /// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
@@ -270,11 +267,11 @@ impl Connections {
         self.refuses_connect.set(true);
     }
 
-    /// Takes old connections out of use.
-    pub(crate) fn sweep(&self) {
+    /// Takes old connections out of use; not all at once.
+    pub(crate) fn sweep(&self, max_age: Duration) {
         for (nth, connection) in self.open.borrow().iter().enumerate() {
-            let less = MAX_AGE / 10 * (nth as u32 % 8) / 8;
-            if connection.opened.elapsed() > MAX_AGE - less {
+            let less = max_age / 10 * (nth as u32 % 8) / 8;
+            if connection.opened.elapsed() > max_age - less {
                 connection.retire();
             }
         }

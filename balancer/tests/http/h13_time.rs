@@ -202,6 +202,81 @@ async fn cut_off(fleet: &Fleet) {
     }
 }
 
+async fn answered_h1(client: &mut Http1, upstream: &mut Http1) {
+    client.get("/").await;
+    upstream.head().await;
+    upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    assert_eq!(client.response().await.0.status(), "200");
+}
+
+/// Below the endpoint's own time, it never closes a connection under a request.
+#[tokio::test]
+async fn a_connection_is_kept_for_as_long_as_its_pool_says() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::with_pool(config(), pool(H1, serde_json::json!({ "keep_alive_ms": 300 })), &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    client.get("/").await;
+    let mut upstream = endpoint.h1().await;
+    upstream.head().await;
+    upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    client.response().await;
+    answered_h1(&mut client, &mut upstream).await;
+    assert!(endpoint.nobody(), "within its time it is used again");
+    let idle = std::time::Instant::now();
+    assert!(upstream.rest().await.is_empty(), "then it is closed, though nobody asks for it");
+    assert!(idle.elapsed() >= Duration::from_millis(300), "{:?}", idle.elapsed());
+    tokio::join!(client.get("/"), async { answer_anew(&endpoint).await });
+    assert_eq!(client.response().await.0.status(), "200");
+}
+
+async fn answer_anew(endpoint: &Endpoint) -> Http1 {
+    let mut upstream = endpoint.h1().await;
+    upstream.head().await;
+    upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+    upstream
+}
+
+/// Also one that is in use all the time.
+#[tokio::test]
+async fn an_old_connection_takes_no_new_request() {
+    let age = serde_json::json!({ "connection_age_ms": 500 });
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::with_pool(config(), pool(H1, age.clone()), &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    let (_, mut upstream) = tokio::join!(client.get("/"), answer_anew(&endpoint));
+    client.response().await;
+    let begun = std::time::Instant::now();
+    let left = loop {
+        client.get("/").await;
+        if upstream.next_head().await.is_none() {
+            break begun.elapsed();
+        }
+        upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        client.response().await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!((400..2_000).contains(&left.as_millis()), "{left:?}");
+    answer_anew(&endpoint).await;
+    assert_eq!(client.response().await.0.status(), "200");
+
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::with_pool(config(), pool(H2c, age), &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let long = client.get("/long").await;
+    let mut upstream = endpoint.h2().await;
+    let theirs = upstream.expect_request().await.stream;
+    // Looked at every two seconds.
+    tokio::time::sleep(Duration::from_millis(2_800)).await;
+    let stream = client.get("/").await;
+    let mut other = endpoint.h2().await;
+    let request = other.expect_request().await;
+    other.respond(request.stream, "200", b"new").await;
+    assert_eq!(client.response(stream).await.whole(), ("200", &b"new"[..]));
+    upstream.respond(theirs, "200", b"old").await;
+    assert_eq!(client.response(long).await.whole(), ("200", &b"old"[..]), "what runs on it runs to its end");
+    assert!(matches!(upstream.next().await, crate::frames::Event::GoAway { code: 0, .. }));
+}
+
 /// A client's FIN is the one sign that a long poll's browser has gone, so it counts as the end of its interest, as nginx, Envoy and Go
 /// have it: the endpoint is told, and no response is made for nobody.
 #[tokio::test]

@@ -173,6 +173,12 @@ pub(crate) struct Timeouts {
     /// From a request's head to the end of its response; not of a WebSocket that is open. Left out, it is no limit.
     #[schema(minimum = 1, maximum = 86_400_000)]
     total_ms: Option<u64>,
+    /// For which an HTTP/1.1 connection is kept without a request: 50000.
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    keep_alive_ms: Option<u64>,
+    /// From which on a connection takes no new request: 3600000.
+    #[schema(minimum = 1, maximum = 86_400_000)]
+    connection_age_ms: Option<u64>,
 }
 
 #[derive(ToSchema)]
@@ -307,7 +313,8 @@ mod tests {
         assert_eq!(described::<Check>(), checks);
         assert_eq!(described::<EndpointTls>(), written::<spec::EndpointTls>(tls));
         assert_eq!(described::<EndpointLimits>(), written::<spec::EndpointLimits>(limits));
-        assert_eq!(described::<Timeouts>(), written::<spec::Timeouts>(json!({})));
+        let timeouts = json!({"total_ms": 1, "keep_alive_ms": 1, "connection_age_ms": 1});
+        assert_eq!(described::<Timeouts>(), written::<spec::Timeouts>(timeouts));
         let endpoint = json!({"address": "a:1", "revision": "v1", "node": "a@b"});
         assert_eq!(described::<EndpointSpec>(), written::<spec::EndpointSpec>(endpoint));
         assert_eq!(described::<HoldSpec>(), written::<spec::HoldSpec>(json!({})));

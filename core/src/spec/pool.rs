@@ -1,6 +1,7 @@
 //! Pools: what their endpoints speak, how much at once, and how long they are waited for.
 
 use std::num::NonZeroU32;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,7 +81,7 @@ impl PoolSpec {
             || self.health.is_some()
             || !self.limits.is_default();
         let of_level_3 = self.route_to || !self.hold.is_default();
-        let of_level_4 = self.limits.max_websockets_per_second.is_some() || self.timeouts.total_ms.is_some();
+        let of_level_4 = self.limits.max_websockets_per_second.is_some() || self.timeouts.of_level_4();
         let levels = [(4, of_level_4), (3, of_level_3), (2, of_level_2)];
         levels.into_iter().find_map(|(level, is_of)| is_of.then_some(level)).unwrap_or(1)
     }
@@ -179,6 +180,29 @@ pub struct Timeouts {
     /// 504, else it is cut. Not of a WebSocket that is open. Left out, it is no limit: downloads and event streams last.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub total_ms: Option<Millis>,
+    /// For how long a connection over HTTP/1.1 is kept without a request: 50 s, below the 60 s of Bandit and Cowboy. It has to
+    /// be less than the endpoint's own time (Node.js: 5 s), or it may close a connection under a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive_ms: Option<Millis>,
+    /// From when on a connection takes no new request: 1 h, so that balancers between here and the endpoint get to
+    /// share out again. Less up to a tenth, so that not all go at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_age_ms: Option<Millis>,
+}
+
+impl Timeouts {
+    pub fn keep_alive(&self) -> Duration {
+        self.keep_alive_ms.map_or(Duration::from_secs(50), Millis::duration)
+    }
+
+    pub fn connection_age(&self) -> Duration {
+        self.connection_age_ms.map_or(Duration::from_secs(3_600), Millis::duration)
+    }
+
+    /// Those that nodes of level 3 do not know.
+    fn of_level_4(&self) -> bool {
+        [self.total_ms, self.keep_alive_ms, self.connection_age_ms].iter().any(Option::is_some)
+    }
 }
 
 impl Default for Timeouts {
@@ -189,6 +213,8 @@ impl Default for Timeouts {
             idle_ms: Millis(60_000),
             websocket_idle_ms: Millis(3_600_000),
             total_ms: None,
+            keep_alive_ms: None,
+            connection_age_ms: None,
         }
     }
 }
@@ -205,8 +231,8 @@ impl Millis {
         self.0
     }
 
-    pub fn duration(self) -> std::time::Duration {
-        std::time::Duration::from_millis(self.0)
+    pub fn duration(self) -> Duration {
+        Duration::from_millis(self.0)
     }
 }
 

@@ -84,7 +84,7 @@ async fn old_connections_get_no_new_stream_and_end_with_their_last() {
     let aging = LocalSet::new();
     aging
         .run_until(async {
-            let connections = Connections::new();
+            let (connections, max_age) = (Connections::new(), Duration::from_secs(3_600));
             let mut peers = Vec::new();
             for _ in 0..MAX_CONNECTIONS {
                 let (connection, task, theirs) = connected().await;
@@ -92,15 +92,15 @@ async fn old_connections_get_no_new_stream_and_end_with_their_last() {
                 peers.push((task, tokio::task::spawn_local(until_left(theirs))));
             }
             let slot = connections.try_lend().unwrap();
-            tokio::time::sleep(MAX_AGE * 9 / 10).await;
-            connections.sweep();
+            tokio::time::sleep(max_age * 9 / 10).await;
+            connections.sweep(max_age);
             assert_eq!(connections.usable(), MAX_CONNECTIONS);
-            tokio::time::sleep(MAX_AGE / 20).await;
-            connections.sweep();
+            tokio::time::sleep(max_age / 20).await;
+            connections.sweep(max_age);
             let young = connections.usable();
             assert!((2..MAX_CONNECTIONS).contains(&young), "{young} are left in the middle of the last tenth");
-            tokio::time::sleep(MAX_AGE / 20 + Duration::from_secs(1)).await;
-            connections.sweep();
+            tokio::time::sleep(max_age / 20 + Duration::from_secs(1)).await;
+            connections.sweep(max_age);
             assert_eq!(connections.usable(), 0);
             assert!(connections.try_lend().is_none());
             for (task, theirs) in peers.drain(1..) {
