@@ -140,11 +140,20 @@ impl Access {
         }
     }
 
-    /// Why the response will not be whole, where that is a time limit.
+    /// The response will not be whole, and it is not for the client to answer for it where that is a limit of time, or the
+    /// end of a drain.
     pub(crate) fn broken(&mut self, abort: Abort) {
-        if self.end == End::Running && matches!(abort, Abort::Idle | Abort::Slow) {
-            self.end = End::TimedOut;
+        match abort {
+            _ if self.end != End::Running => {}
+            Abort::Idle | Abort::Slow => self.end = End::TimedOut,
+            Abort::Cut => self.end = End::Cut,
+            Abort::Gone | Abort::Malformed => {}
         }
+    }
+
+    /// Whether nothing has ended it yet.
+    pub(crate) fn is_running(&self) -> bool {
+        self.end == End::Running
     }
 
     /// Whether the client broke off.

@@ -8,10 +8,12 @@ pub(crate) mod h1;
 mod h2;
 
 use std::cell::RefCell;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, Response};
 use tidelock_core::choose::{ROUTE_FOR, ROUTE_TO, RouteTo};
 use tidelock_core::retry::Failure;
@@ -21,6 +23,8 @@ use tokio::time::timeout_at;
 use self::events::{Events, Next};
 use crate::body::{Abort, Piece, Received};
 use crate::exchange::Exchange;
+use crate::flag::Raised;
+use crate::headers;
 use crate::lease::{Lasts, Lease};
 use crate::source::Source;
 use crate::timers::{Idle, Total};
@@ -74,7 +78,13 @@ impl Interim {
 
     /// `100 Continue` is not passed on: the client who waits for it has had it from the balancer,
     /// and the endpoint was not asked for one.
-    fn push(&self, response: Response<()>) {
+    fn push(&self, mut response: Response<()>) {
+        let version = response.version();
+        let fields = response.headers_mut();
+        headers::strip_hop_by_hop(fields, version);
+        for name in [&CONTENT_LENGTH, &ROUTE_TO_FIELD, &ROUTE_FOR_FIELD] {
+            fields.remove(name);
+        }
         let mut waiting = self.0.borrow_mut();
         if response.status() != http::StatusCode::CONTINUE && waiting.len() < Interim::MAX {
             waiting.push(response);
@@ -150,6 +160,8 @@ pub(crate) struct Proxied {
     way: Way,
     idle: Idle,
     total: Total,
+    /// The endpoint's drain is at its deadline.
+    cut: Raised,
     /// Released last: the endpoint counts the request until both directions have ended.
     lease: Option<Lease>,
     state: State,
@@ -204,7 +216,15 @@ impl Proxied {
     fn new(way: Way, attempt: &Attempt<'_>, lease: Lease) -> Proxied {
         let idle = Idle::new(attempt.pool.timeouts.idle_ms.duration());
         let total = Total::new(attempt.exchange.deadline);
-        Proxied { way, idle, total, lease: Some(lease), state: State::Running, events: None }
+        Proxied {
+            way,
+            idle,
+            total,
+            cut: attempt.endpoint.until_cut(),
+            lease: Some(lease),
+            state: State::Running,
+            events: None,
+        }
     }
 
     /// It is an event stream: a drain counts it as what lasts, and may close it between two events.
@@ -251,11 +271,14 @@ impl Proxied {
                     self.state = State::Closed;
                     return Poll::Ready(Piece::End);
                 }
-                Next::Cut => return Poll::Ready(self.broken(Abort::Gone)),
+                Next::Cut => return Poll::Ready(self.broken(Abort::Cut)),
             }
         }
         if self.total.poll(cx).is_ready() {
             return Poll::Ready(self.broken(Abort::Slow));
+        }
+        if self.cut.is_up() && self.may_be_cut() {
+            return Poll::Ready(self.broken(Abort::Cut));
         }
         // The response comes first: one that is whole ends the upload, whose last frame then
         // does not go out any more (H3).
@@ -281,6 +304,10 @@ impl Proxied {
                 }
                 Poll::Ready(piece)
             }
+            // An HTTP/2 connection ends at the deadline, and its streams with it.
+            Poll::Pending if matches!(self.way, Way::H1(_)) && self.poll_cut(cx).is_ready() => {
+                Poll::Ready(self.broken(Abort::Cut))
+            }
             Poll::Pending => match self.idle.poll(cx) {
                 Poll::Ready(()) => {
                     if let Way::H2(running) = &self.way {
@@ -299,13 +326,24 @@ impl Proxied {
         if let Some(events) = &mut self.events
             && events.poll_blocked(cx).is_ready()
         {
-            return Poll::Ready(Abort::Gone);
+            return Poll::Ready(Abort::Cut);
         }
         match self.poll_upload(cx) {
             Poll::Ready(abort) => Poll::Ready(abort),
+            Poll::Pending if self.poll_cut(cx).is_ready() => Poll::Ready(Abort::Cut),
             Poll::Pending if self.total.poll(cx).is_ready() => Poll::Ready(Abort::Slow),
             Poll::Pending => self.idle.poll(cx).map(|()| Abort::Idle),
         }
+    }
+
+    /// Ready at the deadline of the endpoint's drain.
+    fn poll_cut(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.may_be_cut() { Pin::new(&mut self.cut).poll(cx) } else { Poll::Pending }
+    }
+
+    /// Not an event stream, which has an end of its own, nor what the endpoint has done its part of.
+    fn may_be_cut(&self) -> bool {
+        self.events.is_none() && self.state == State::Running && !matches!(self.way, Way::Gone)
     }
 
     fn poll_upload(&mut self, cx: &mut Context<'_>) -> Poll<Abort> {

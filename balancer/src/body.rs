@@ -30,6 +30,8 @@ pub(crate) enum Abort {
     Idle,
     /// What came, came too slowly.
     Slow,
+    /// The endpoint's drain is at its deadline.
+    Cut,
 }
 
 /// A body being received.

@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{DATE, SET_COOKIE};
+use http::header::{CONTENT_LENGTH, DATE, SET_COOKIE};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Method, Response};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode};
 use tidelock_core::affinity::{Pin, SessionId};
 use tidelock_core::choose::{Asked, Choice, Moment, NoEndpoint, Placement, RouteTo, choose};
 use tidelock_core::retry::{Failure, Verdict, verdict};
@@ -91,14 +91,24 @@ impl Exchange {
                 return Err(Reason::HeadersTooLarge);
             }
             let length = headers::content_length(&head.headers)?;
+            if let Some(length) = length
+                && head.headers.get(CONTENT_LENGTH).is_some_and(|text| text.len() > 1 && text.as_bytes()[0] == b'0')
+            {
+                // Leading zeros are digits, and malformed to some.
+                head.headers.insert(CONTENT_LENGTH, length.into());
+            }
             let host = headers::host(&head)?;
             let path = match head.uri.path_and_query() {
                 // The server as a whole, which only OPTIONS may ask about (RFC 9112 section 3.2.4).
                 Some(path) if path.as_str() == "*" && head.method != Method::OPTIONS => return Err(Reason::BadRequest),
                 // Authority form, which is CONNECT's (section 3.2.3).
                 None if head.uri.scheme().is_none() => return Err(Reason::BadRequest),
-                // Absolute form without a path means the root (RFC 9112 section 3.2.1).
-                Some(path) if !path.as_str().is_empty() => path.clone(),
+                // Absolute form without a path means the root (section 3.2.1); it may have a query all the same.
+                Some(path) if path.as_str().starts_with('?') && head.uri.scheme().is_some() => {
+                    format!("/{}", path.as_str()).parse().map_err(|_| Reason::BadRequest)?
+                }
+                Some(path) if path.as_str().starts_with('/') || path.as_str() == "*" => path.clone(),
+                Some(path) if !path.as_str().is_empty() => return Err(Reason::BadRequest),
                 _ => PathAndQuery::from_static("/"),
             };
             if path.as_str().len() > limits.max_path_bytes {
@@ -305,6 +315,7 @@ impl Exchange {
             None => Reason::NoEndpoint,
             Some(Failure::Connect) => Reason::Unreachable,
             Some(Failure::Full) => Reason::EndpointFull,
+            Some(Failure::Unprocessed) if !self.tries.worked_on => Reason::Refused,
             Some(Failure::Unprocessed | Failure::Stale | Failure::Broken) => Reason::BrokenOff,
             Some(Failure::Timeout) => Reason::TooSlow,
             Some(Failure::Protocol) => Reason::BadResponse,
@@ -334,8 +345,13 @@ impl Exchange {
         self.access.head(response.status());
         endpoint.state.count_outcome(self.worker.index, !response.status().is_server_error());
         let (version, is_routing) = (response.version(), self.pool().spec.route_to);
+        // RFC 9110 section 8.6.
+        let has_no_length = response.status() == StatusCode::NO_CONTENT || response.status().is_informational();
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields, version);
+        if has_no_length {
+            fields.remove(CONTENT_LENGTH);
+        }
         if is_routing {
             // Between endpoints and the balancer only.
             fields.remove(&ROUTE_TO_FIELD);

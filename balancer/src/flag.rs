@@ -44,6 +44,12 @@ impl Flag {
     }
 }
 
+impl Raised {
+    pub(crate) fn is_up(&self) -> bool {
+        self.flag.is_up()
+    }
+}
+
 impl Future for Raised {
     type Output = ();
 

@@ -2,7 +2,7 @@
 //! stops here (H16), and what the endpoint is told of the client (H10).
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -115,8 +115,12 @@ fn is_plain(authority: &Authority) -> bool {
         None => rest == Some(""),
         Some(port) => port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok(),
     };
-    let character = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'[' | b']' | b':');
-    !host.is_empty() && port_is_fine && host.bytes().all(character)
+    let character = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
+    let is_host = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(character),
+    };
+    is_host && port_is_fine
 }
 
 /// The body's length, if the head names one. A length stated twice is a smuggling attempt (RFC 9112
@@ -145,9 +149,31 @@ pub(crate) fn may_forward(headers: &mut HeaderMap) -> Result<bool, Reason> {
     Ok(true)
 }
 
+/// What frames a message, or belongs to one connection, has no place behind a body (RFC 9110 section 6.5.1), and HTTP/2 has a
+/// malformed message where it stands.
+static NOT_IN_TRAILERS: [HeaderName; 11] = [
+    header::CONTENT_LENGTH,
+    header::TRANSFER_ENCODING,
+    header::HOST,
+    header::CONNECTION,
+    header::UPGRADE,
+    header::TE,
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("proxy"),
+];
+
+pub(crate) fn is_of_trailers(name: &HeaderName) -> bool {
+    !NOT_IN_TRAILERS.contains(name)
+}
+
 /// Takes out what is meant for one connection only, and what `Connection` names (H16).
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, version: Version) {
-    headers.remove(&PROXY);
+    for name in [&PROXY, &header::PROXY_AUTHORIZATION, &header::PROXY_AUTHENTICATE] {
+        headers.remove(name);
+    }
     if version == Version::HTTP_2 {
         // All others are malformed there, and `http2` has refused them (RFC 9113 section 8.2.2).
         return;
@@ -170,7 +196,7 @@ pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, version: Version) {
     for name in [&header::TRANSFER_ENCODING, &header::UPGRADE, &KEEP_ALIVE, &PROXY_CONNECTION] {
         headers.remove(name);
     }
-    if headers.get(header::TE).is_some_and(|te| te != "trailers") {
+    if headers.get_all(header::TE).into_iter().any(|te| te != "trailers") {
         headers.remove(header::TE);
     }
 }

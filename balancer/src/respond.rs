@@ -26,6 +26,8 @@ pub(crate) enum Reason {
     NoEndpoint,
     /// The endpoint could not be reached.
     Unreachable,
+    /// It takes no request now, and says so (GOAWAY, REFUSED_STREAM).
+    Refused,
     /// As many requests or connections run there as the pool allows.
     EndpointFull,
     /// An endpoint says that the request is another one's, which cannot be used now, or is not there.
@@ -45,7 +47,7 @@ pub(crate) enum Reason {
 static REASON: HeaderName = HeaderName::from_static("tidelock-reason");
 
 impl Reason {
-    pub(crate) const ALL: [Reason; 21] = [
+    pub(crate) const ALL: [Reason; 22] = [
         Reason::BadRequest,
         Reason::BadVersion,
         Reason::BadHost,
@@ -60,6 +62,7 @@ impl Reason {
         Reason::LastHop,
         Reason::NoEndpoint,
         Reason::Unreachable,
+        Reason::Refused,
         Reason::EndpointFull,
         Reason::RoutedNowhere,
         Reason::RoutedTwice,
@@ -107,6 +110,7 @@ impl Reason {
             Reason::Unreachable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "unreachable", "No endpoint of the pool could be reached.")
             }
+            Reason::Refused => (StatusCode::SERVICE_UNAVAILABLE, "refused", "The endpoint takes no requests now."),
             Reason::EndpointFull => {
                 (StatusCode::SERVICE_UNAVAILABLE, "endpoint-full", "The endpoint has as much to do as its pool allows.")
             }

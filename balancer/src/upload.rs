@@ -106,17 +106,26 @@ impl H2Upload {
 
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Uploaded> {
         loop {
-            while self.queue.len() > self.kept_for_last() {
-                if ready!(self.poll_send(cx)).is_err() {
-                    return Poll::Ready(Uploaded::Refused);
+            // What fills a frame goes out, and less when nothing more is there: a client that writes a body in pieces of a
+            // byte shall not have each of them cost a frame (Cowboy counts them).
+            let is_asked = self.queue.len() < FRAME && !self.ending;
+            let mut more = if is_asked { self.source.poll_piece(cx) } else { Poll::Pending };
+            if more.is_pending() {
+                self.starved = false;
+                while self.queue.len() > self.kept_for_last() {
+                    if ready!(self.poll_send(cx)).is_err() {
+                        return Poll::Ready(Uploaded::Refused);
+                    }
                 }
+                if self.ending {
+                    return self.poll_end(cx);
+                }
+                if !is_asked {
+                    more = self.source.poll_piece(cx);
+                }
+                self.starved = more.is_pending();
             }
-            if self.ending {
-                return self.poll_end(cx);
-            }
-            let piece = self.source.poll_piece(cx);
-            self.starved = piece.is_pending();
-            match ready!(piece) {
+            match ready!(more) {
                 Piece::Data(data) => {
                     self.moved = true;
                     if let Some(left) = &mut self.left {
@@ -161,13 +170,17 @@ impl H2Upload {
     fn enqueue(&mut self, data: Bytes) {
         if self.queue.is_empty() {
             self.queue = data;
-        } else {
-            // Only pieces of one small frame, or the last one, meet here.
-            let mut joined = BytesMut::with_capacity(self.queue.len() + data.len());
-            joined.extend_from_slice(&self.queue);
-            joined.extend_from_slice(&data);
-            self.queue = joined.freeze();
+            return;
         }
+        // Small ones, or what is before the last. Copied once for a frame: what was joined already grows in its place.
+        let queue = std::mem::take(&mut self.queue);
+        let mut joined = queue.try_into_mut().unwrap_or_else(|queue| {
+            let mut joined = BytesMut::with_capacity((queue.len() + data.len()).max(FRAME));
+            joined.extend_from_slice(&queue);
+            joined
+        });
+        joined.extend_from_slice(&data);
+        self.queue = joined.freeze();
     }
 
     /// Sends what may go of the queue, as far as the window reaches.

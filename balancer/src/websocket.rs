@@ -51,8 +51,6 @@ pub(crate) fn from_extended_connect(head: &mut Parts, worker: &Rc<Worker>) -> Op
     let key = BASE64.encode(random.to_be_bytes());
     head.method = Method::GET;
     head.headers.insert(header::SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).expect("base64 is visible ASCII"));
-    // An upgrade has no body, and what the client sends are frames.
-    head.headers.remove(header::CONTENT_LENGTH);
     Some(AskedBy::Connect)
 }
 
@@ -74,6 +72,9 @@ pub(crate) fn is_upgrade(head: &Parts) -> bool {
 /// client may have sent behind the head.
 pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: &Interim, asked: AskedBy) -> Outbound {
     announce(&mut exchange.head.headers);
+    // A handshake has no body, whatever is said of its length.
+    exchange.head.headers.remove(header::CONTENT_LENGTH);
+    exchange.length = None;
     loop {
         let Some((choice, endpoint, lease)) = exchange.next() else {
             if exchange.hold().await {

@@ -9,7 +9,6 @@ use tidelock_core::retry::Failure;
 
 use super::{Attempt, Failed, Proxied, Wait, Way};
 use crate::body::{Abort, Piece, Received};
-use crate::flag::Raised;
 use crate::h1::decode::Decoder;
 use crate::h1::encode::{Encoder, request_head};
 use crate::h1::head::{HeadReader, ResponseHead};
@@ -31,8 +30,6 @@ pub(crate) struct Running {
     body: Decoder,
     upload: Upload,
     keep_alive: bool,
-    /// The endpoint's drain is at its deadline.
-    cut: Raised,
 }
 
 /// A request's body on its way to the endpoint.
@@ -110,7 +107,7 @@ impl Attempt<'_> {
                     return Err(Failed::Routed(Box::new((to, upload.source))));
                 }
                 upload.source.commit();
-                let running = Running { lent, body, upload, keep_alive, cut };
+                let running = Running { lent, body, upload, keep_alive };
                 Ok((Response::from_parts(parts, ()), Box::new(running)))
             }
             Err(Wait::Client(abort)) => Err(Failed::Client(abort)),
@@ -129,6 +126,8 @@ impl Attempt<'_> {
                 Ok(None) => {}
                 Ok(Some(head)) if is_interim(head.parts.status) => {
                     self.interim.push(Response::from_parts(head.parts, ()));
+                    // It has the request: what breaks off now does not do so at any time.
+                    lent.is_kept = false;
                     continue;
                 }
                 Ok(Some(head)) => return Poll::Ready(Ok(head)),
@@ -215,7 +214,12 @@ impl Running {
     }
 
     pub(super) fn is_uploading(&self) -> bool {
-        self.upload.ended.is_none()
+        match self.upload.ended {
+            None => true,
+            Some(Uploaded::Whole) => false,
+            // What is left of the request is still to be read, and dropped.
+            Some(_) => !self.upload.source.is_end(),
+        }
     }
 
     pub(super) fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<Piece> {
@@ -230,7 +234,7 @@ impl Running {
                 Poll::Ready(Ok(0)) => return Poll::Ready(self.body.at_end()),
                 Poll::Ready(Ok(_)) => {}
                 Poll::Ready(Err(_)) => return Poll::Ready(Piece::Aborted(Abort::Gone)),
-                Poll::Pending => return Pin::new(&mut self.cut).poll(cx).map(|()| Piece::Aborted(Abort::Gone)),
+                Poll::Pending => return Poll::Pending,
             }
         }
     }

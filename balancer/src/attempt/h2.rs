@@ -74,7 +74,12 @@ impl Attempt<'_> {
             }
             match self.poll_head(&mut response, cx) {
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, uploaded))),
-                Poll::Ready(Err(broken)) => return Poll::Ready(Err(Wait::Endpoint(failure(broken)))),
+                Poll::Ready(Err(broken)) => {
+                    if broken == Broken::Reset(Reason::PROTOCOL_ERROR) {
+                        slot.was_malformed();
+                    }
+                    return Poll::Ready(Err(Wait::Endpoint(failure(broken))));
+                }
                 Poll::Pending => {}
             }
             if uploaded.is_some() {

@@ -159,7 +159,7 @@ impl Connection {
             incoming.body = body;
             if incoming.body.is_done() { Received::Empty } else { Received::H1(H1Received::new(&self.incoming)) }
         };
-        let is_websocket = websocket::is_upgrade(&parts);
+        let is_websocket = websocket::is_upgrade(&parts) && received.is_end();
         let outbound = match Exchange::admit(&self.worker, &self.client, parts) {
             Err((access, reason)) => proxy::own(access, reason, received),
             Ok(exchange) => {

@@ -2,18 +2,16 @@
 //! ways is malformed (H11).
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::body::{Abort, Piece};
+use crate::headers::is_of_trailers;
 
 /// A chunk's line with its extensions, which nobody uses for good.
 const LINE_MAX: usize = 1024;
 /// The trailer section.
 const TRAILERS_MAX: usize = 8 * 1024;
 const TRAILER_COUNT_MAX: usize = 64;
-
-const NOT_IN_TRAILERS: [HeaderName; 6] =
-    [header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::HOST, header::CONNECTION, header::UPGRADE, header::TE];
 
 /// What is to come of a body.
 #[derive(Debug)]
@@ -146,9 +144,7 @@ impl Trailers {
         let colon = line.iter().position(|b| *b == b':').ok_or(Malformed)?;
         let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| Malformed)?;
         let value = HeaderValue::from_bytes(line[colon + 1..].trim_ascii()).map_err(|_| Malformed)?;
-        // What frames a message or belongs to one connection has no place here (RFC 9110 section
-        // 6.5.1), and HTTP/2 would refuse the whole of it.
-        if !NOT_IN_TRAILERS.contains(&name) {
+        if is_of_trailers(&name) {
             self.fields.append(name, value);
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Buf, Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::decode::Decoder;
@@ -137,6 +138,11 @@ fn parse_request(head: &Bytes, limits: HeadLimits) -> Result<RequestHead, BadHea
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Malformed)?;
     parts.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadHead::Malformed)?;
+    if parts.method == Method::OPTIONS && asks_about_server(target) {
+        let mut uri = parts.uri.into_parts();
+        uri.path_and_query = Some(PathAndQuery::from_static("*"));
+        parts.uri = Uri::from_parts(uri).map_err(|_| BadHead::Malformed)?;
+    }
     parts.version = version(request.version);
     let size: usize = request.headers.iter().map(|field| field.name.len() + field.value.len() + FIELD_OVERHEAD).sum();
     if size > limits.field_bytes {
@@ -153,6 +159,11 @@ fn parse_request(head: &Bytes, limits: HeadLimits) -> Result<RequestHead, BadHea
     };
     let keep_alive = keeps_alive(&parts.headers, is_old);
     Ok(RequestHead { parts, body, keep_alive })
+}
+
+/// An absolute form without a path, which the last proxy sends on as `*` (section 3.2.4). `Uri` takes it for the root.
+fn asks_about_server(target: &str) -> bool {
+    target.split_once("://").is_some_and(|(_, authority)| !authority.contains(['/', '?']))
 }
 
 fn parse_response(head: &Bytes, method: &Method) -> Result<ResponseHead, BadHead> {

@@ -88,6 +88,11 @@ impl Client {
         self.0.state.borrow().peer.takes_connect
     }
 
+    /// HEADERS and DATA that were sent on it.
+    pub(crate) fn frames(&self) -> u64 {
+        self.0.state.borrow().frames
+    }
+
     /// Grows with each read: where it stays, the peer has said nothing on any stream.
     pub(crate) fn reads(&self) -> u64 {
         self.0.reads.get()

@@ -6,6 +6,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::hpack::{Field, Name};
+use crate::headers::is_of_trailers;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -153,7 +154,15 @@ impl Block {
     pub(super) fn into_trailers(self) -> Result<HeaderMap, Malformed> {
         let Pseudo { authority, method, path, scheme, status, protocol } = self.pseudo;
         let has_pseudo = [authority, method, path, scheme, status, protocol].iter().any(Option::is_some);
-        if self.is_bad || self.is_too_large || has_pseudo { Err(Malformed) } else { Ok(self.fields) }
+        if self.is_bad || self.is_too_large || has_pseudo {
+            return Err(Malformed);
+        }
+        let mut fields = self.fields;
+        if !fields.keys().all(is_of_trailers) {
+            let strays: Vec<HeaderName> = fields.keys().filter(|name| !is_of_trailers(name)).cloned().collect();
+            strays.iter().for_each(|name| drop(fields.remove(name)));
+        }
+        Ok(fields)
     }
 }
 

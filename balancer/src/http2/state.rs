@@ -100,6 +100,8 @@ pub(super) struct State {
     control: Budget,
     /// Streams beyond the limit that nobody has counted yet.
     pub(super) refused: u32,
+    /// HEADERS, CONTINUATION and DATA that were sent.
+    pub(super) frames: u64,
 }
 
 /// Where a server is in leaving (section 6.8).
@@ -163,6 +165,7 @@ impl State {
             empty: Budget::new(config.max_empty),
             control: Budget::new(config.max_control),
             refused: 0,
+            frames: 0,
         };
         let out = state.output.buffer();
         if role == Role::Client {

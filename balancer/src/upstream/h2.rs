@@ -22,6 +22,7 @@ use tracing::debug;
 use super::dial::Wanted;
 use super::places::QueueFull;
 use super::{ConnectionPlace, Endpoint, Lend, LendError};
+use crate::budget::Allowance;
 use crate::http2::{Client, Config, End, Reason};
 use crate::socket::Socket;
 use crate::websocket::CLOSE_TIME;
@@ -41,11 +42,21 @@ const EMPTY_FRAMES_MAX: usize = 20_000;
 const MAX_STREAMS: usize = 256;
 /// Connections to one endpoint from one worker.
 const MAX_CONNECTIONS: usize = 8;
-/// Streams that the balancer may cancel on one connection within [`RESETS_WINDOW`] before new ones
-/// go to another connection (H6). Bandit closes a connection with all its streams at 500 in 10 s;
-/// what still runs when the budget is spent stays below that, however it ends.
-const RESETS_MAX: u32 = 200;
-const RESETS_WINDOW: Duration = Duration::from_secs(10);
+/// Over what time endpoints count what follows.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Streams that the balancer may cancel on one connection within [`WINDOW`], a half of them at once, before new ones
+/// go to another connection (H6). Bandit closes a connection with all its streams at 500; what still runs when the budget is
+/// spent stays below that, however it ends.
+const RESETS_MAX: u32 = 240;
+/// HEADERS and DATA frames, in the same way. Cowboy closes a connection at 10,000 (`max_received_frame_rate`).
+const FRAMES_MAX: u32 = 8_000;
+/// How many frames are counted at once: it takes a look at the clock.
+const FRAMES_STEP: u64 = 64;
+/// How much of the frames is spent when another connection is made, before nothing is left.
+const AHEAD: f32 = 0.75;
+/// Streams that the endpoint has reset as malformed, in the same way. Cowboy closes a connection at 10
+/// (`max_reset_stream_rate`): nobody knows what it will find malformed, and who asks so shall ask alone.
+const MALFORMED_MAX: u32 = 8;
 /// Streams in a connection's life: stream ids end at 2^31, every other one is ours.
 const MAX_LENT: u32 = 1_000_000_000;
 /// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
@@ -57,6 +68,8 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Connection>>>,
     dialling: Cell<bool>,
+    /// The connection in use takes new streams for a moment only: another one is to be made.
+    wears_out: Cell<bool>,
     /// The endpoint takes nothing new: what is dialled now serves those who wait, and closes.
     retired: Cell<bool>,
     /// Grows when those before are not to be used again.
@@ -73,9 +86,11 @@ pub(crate) struct Connection {
     streams: Cell<usize>,
     lent: Cell<u32>,
     opened: Instant,
-    resets: Cell<u32>,
-    /// When `resets` began to count.
-    resets_since: Cell<Instant>,
+    resets: RefCell<Allowance>,
+    malformed: RefCell<Allowance>,
+    frames: RefCell<Allowance>,
+    /// How many of its frames are counted.
+    frames_counted: Cell<u64>,
     retired: Cell<bool>,
     carries_tunnels: Cell<bool>,
     /// Tells the connection's task that it may end when its last stream has.
@@ -146,6 +161,14 @@ impl Slot {
         }
     }
 
+    /// The endpoint has found the request malformed.
+    pub(crate) fn was_malformed(&self) {
+        if self.connection.malformed.borrow_mut().spend(1) >= 1.0 && !self.connection.retired.get() {
+            debug!("the endpoint finds many requests malformed");
+            self.connection.retire();
+        }
+    }
+
     /// Takes the connection out of use, for a failure that concerns all of it.
     pub(crate) fn retire_connection(&self) {
         self.connection.retire();
@@ -163,16 +186,24 @@ impl Connection {
 
 impl Connection {
     fn count_reset(&self) {
-        let now = Instant::now();
-        if now - self.resets_since.get() >= RESETS_WINDOW {
-            self.resets_since.set(now);
-            self.resets.set(0);
-        }
-        self.resets.set(self.resets.get() + 1);
-        if self.resets.get() == RESETS_MAX {
+        if self.resets.borrow_mut().spend(1) >= 1.0 && !self.retired.get() {
             debug!("the connection's budget of resets is spent");
             self.retire();
         }
+    }
+
+    /// Counts what was sent; true when another connection is to be made.
+    fn count_frames(&self) -> bool {
+        let (sent, counted) = (self.client.frames(), self.frames_counted.get());
+        if sent - counted < FRAMES_STEP {
+            return false;
+        }
+        self.frames_counted.set(sent);
+        let spent = self.frames.borrow_mut().spend((sent - counted) as u32);
+        if spent >= 1.0 {
+            self.retire();
+        }
+        spent >= AHEAD
     }
 }
 
@@ -195,6 +226,7 @@ impl Connections {
         Rc::new(Connections {
             open: RefCell::default(),
             dialling: Cell::new(false),
+            wears_out: Cell::new(false),
             retired: Cell::new(false),
             generation: Cell::new(0),
             refuses_connect: Cell::new(false),
@@ -211,6 +243,14 @@ impl Connections {
             loop {
                 // Listen before looking, or a change between the two is missed.
                 let changed = self.changed.notified();
+                if self.wears_out.replace(false)
+                    && !self.dialling.get()
+                    && self.usable() < MAX_CONNECTIONS
+                    && !lend.endpoint.backoff.rests(asked)
+                    && let Some(place) = lend.endpoint.try_connection_place(lend.limits(), false)
+                {
+                    self.dial(lend, place);
+                }
                 if let Some(slot) = self.try_lend() {
                     return Ok(slot);
                 }
@@ -245,10 +285,16 @@ impl Connections {
         self.open.borrow().iter().filter(|connection| connection.is_usable()).count()
     }
 
-    /// Lends a stream on an open connection.
+    /// Lends a stream on an open connection, unless there is something to be done.
     pub(crate) fn try_lend(self: &Rc<Self>) -> Option<Slot> {
+        if self.wears_out.get() {
+            return None;
+        }
         let open = self.open.borrow();
         let connection = open.iter().find(|connection| connection.has_room())?;
+        if connection.count_frames() && open.iter().filter(|connection| connection.is_usable()).count() <= 1 {
+            self.wears_out.set(!self.dialling.get());
+        }
         connection.streams.set(connection.streams.get() + 1);
         connection.lent.set(connection.lent.get() + 1);
         if connection.lent.get() >= MAX_LENT {
@@ -365,6 +411,17 @@ impl Connections {
                 connection.retire();
             }
         }
+        // What the peer says may be what somebody waits for: more streams, or that there will be none.
+        let told = || (connection.client.max_streams(), connection.client.is_going_away());
+        let (mut task, mut before) = (std::pin::pin!(task), told());
+        let task = poll_fn(|cx| {
+            let ended = task.as_mut().poll(cx);
+            if before != told() {
+                before = told();
+                self.changed.notify_waiters();
+            }
+            ended
+        });
         let cut = async {
             cut.await;
             if connection.carries_tunnels.get() {
@@ -405,8 +462,10 @@ fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
         streams: Cell::new(0),
         lent: Cell::new(0),
         opened: now,
-        resets: Cell::new(0),
-        resets_since: Cell::new(now),
+        resets: RefCell::new(Allowance::new(RESETS_MAX, WINDOW)),
+        malformed: RefCell::new(Allowance::new(MALFORMED_MAX, WINDOW)),
+        frames: RefCell::new(Allowance::new(FRAMES_MAX, WINDOW)),
+        frames_counted: Cell::new(0),
         retired: Cell::new(false),
         carries_tunnels: Cell::new(false),
         idle: Notify::new(),

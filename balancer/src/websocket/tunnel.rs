@@ -145,7 +145,12 @@ impl Direction {
                 State::Open | State::Closing(_) => ready!(to.poll_sent(cx)).map_err(|Gone| Broken::Receiver)?,
                 State::Quiet => {}
             }
-            let data = ready!(from.poll_receive(cx)).map_err(|Gone| Broken::Sender)?;
+            let data = match ready!(from.poll_receive(cx)) {
+                Ok(data) => data,
+                // All that it had to say is said, however its connection ends.
+                Err(Gone) if self.frames.has_closed() => Bytes::new(),
+                Err(Gone) => return Poll::Ready(Err(Broken::Sender)),
+            };
             if data.is_empty() {
                 self.state = if self.state == State::Quiet { State::Ended } else { State::Ending };
                 continue;

@@ -1,7 +1,7 @@
 //! H3: a response that ends before its request is a success. The client gets all of it, then the
 //! rest of its request is read and dropped within bounds; no later trouble spoils the response.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::fleet::{DRAIN, Endpoint, Fleet, H1, H2c, config};
 use crate::frames::{CANCEL, Ended, Event, INTERNAL_ERROR, NO_ERROR, PROTOCOL_ERROR, Peer, data, headers, reset};
@@ -323,4 +323,38 @@ async fn an_answer_of_the_balancers_own_waits_for_the_request_too() {
             assert_eq!(client.expect_reset(stream).await, NO_ERROR);
         }
     }
+}
+
+/// H3, where the endpoint has closed while the balancer was still writing to it: the client is read on for a while.
+#[tokio::test]
+async fn a_client_is_read_on_where_an_h1_endpoint_takes_no_more() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4_096).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(8).unwrap();
+    let endpoint = Endpoint::elsewhere("a", listener.local_addr().unwrap()).await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("POST", "/up", &[], false).await;
+    let (mut upstream, _) = listener.accept().await.unwrap();
+    // As much as the balancer takes while the endpoint reads nothing.
+    let mut quiet = 0;
+    while quiet < 5 {
+        if client.may_send(stream) >= 16_384 {
+            client.data(stream, &[b'x'; 16_384], false).await;
+            quiet = 0;
+        } else {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            client.ping().await;
+            quiet += 1;
+        }
+    }
+    let answer = b"HTTP/1.1 429 Too Many Requests\r\ncontent-length: 5\r\n\r\nno ok";
+    tokio::io::AsyncWriteExt::write_all(&mut upstream, answer).await.unwrap();
+    drop(upstream);
+    assert_eq!(client.response(stream).await.whole(), ("429", &b"no ok"[..]));
+    // The end of the request comes in time: no reset.
+    client.quiet().await;
+    client.frame(0, 1, stream, b"").await;
+    client.quiet().await;
 }

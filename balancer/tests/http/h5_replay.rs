@@ -191,7 +191,7 @@ async fn a_body_that_was_not_kept_is_not_replayed() {
         upstream.expect_data().await;
         refuse(&mut upstream, at, how).await;
         let response = client.response(stream).await;
-        assert_eq!((response.whole().0, response.field("tidelock-reason")), ("502", Some("broken-off")));
+        assert_eq!((response.whole().0, response.field("tidelock-reason")), ("503", Some("refused")));
         assert!(endpoint.nobody(), "{how:?}");
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::drains::closed;
 use crate::fleet::{Endpoint, Fleet, H2c, config};
-use crate::frames::CANCEL;
+use crate::frames::{CANCEL, PROTOCOL_ERROR};
 
 #[tokio::test]
 async fn cancels_are_spread_and_cost_nobody_else() {
@@ -15,16 +15,22 @@ async fn cancels_are_spread_and_cost_nobody_else() {
     let at = first.expect_request().await.stream;
 
     let mut client = fleet.h2().await;
-    // One after the other, as browsers do it.
-    for _ in 0..200 {
+    // One after the other, as browsers do it; at some point the budget is spent, and the next stream is on a new
+    // connection, the patient one on the old.
+    let mut cancelled = 0;
+    let (stream, mut second) = loop {
         let stream = client.get("/").await;
-        let theirs = first.expect_request().await.stream;
-        client.reset(stream, CANCEL).await;
-        assert_eq!(first.expect_reset(theirs).await, CANCEL);
-    }
-    // The budget is spent: the next stream is on a new connection, the patient one on the old.
-    let stream = client.get("/next").await;
-    let mut second = endpoint.h2().await;
+        tokio::select! {
+            second = endpoint.h2() => break (stream, second),
+            request = first.expect_request() => {
+                client.reset(stream, CANCEL).await;
+                assert_eq!(first.expect_reset(request.stream).await, CANCEL);
+                cancelled += 1;
+            }
+        }
+    };
+    // A half at once, and what has come back of it while this ran.
+    assert!((120..200).contains(&cancelled), "{cancelled}");
     let theirs = second.expect_request().await.stream;
     second.respond(theirs, "200", b"second").await;
     assert_eq!(client.response(stream).await.whole(), ("200", &b"second"[..]));
@@ -87,4 +93,34 @@ async fn a_connection_that_has_fallen_silent_is_left() {
     let theirs = second.expect_request().await.stream;
     second.respond(theirs, "200", b"second").await;
     assert_eq!(client.response(next).await.whole(), ("200", &b"second"[..]));
+}
+
+/// Cowboy ends a connection on which it found ten requests malformed. Whoever sends such ones shall not end what others run there.
+#[tokio::test]
+async fn requests_that_an_endpoint_finds_malformed_are_spread_too() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut quiet = fleet.h2().await;
+    let patient = quiet.get("/patient").await;
+    let mut first = endpoint.h2().await;
+    let at = first.expect_request().await.stream;
+    let mut client = fleet.h2().await;
+    let mut refused = 0;
+    let (stream, mut second) = loop {
+        let stream = client.request("POST", "/", &[], true).await;
+        tokio::select! {
+            second = endpoint.h2() => break (stream, second),
+            request = first.expect_request() => {
+                first.reset(request.stream, PROTOCOL_ERROR).await;
+                assert_eq!(client.response(stream).await.whole().0, "502");
+                refused += 1;
+            }
+        }
+    };
+    assert!((4..8).contains(&refused), "{refused}");
+    let theirs = second.expect_request().await.stream;
+    second.respond(theirs, "200", b"second").await;
+    assert_eq!(client.response(stream).await.whole(), ("200", &b"second"[..]));
+    first.respond(at, "200", b"first").await;
+    assert_eq!(quiet.response(patient).await.whole(), ("200", &b"first"[..]));
 }

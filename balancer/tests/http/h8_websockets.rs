@@ -6,7 +6,7 @@ use tidelock_core::command::{Command, DrainMode};
 
 use crate::drains::websocket;
 use crate::fleet::{Endpoint, Fleet, H1, H2c, config, name};
-use crate::frames::{CANCEL, Peer};
+use crate::frames::{CANCEL, Event, Peer};
 use crate::hpack::field;
 use crate::http1::{Head, Http1};
 
@@ -334,4 +334,41 @@ async fn a_silent_websocket_ends_in_the_pools_time_unless_its_app_is_known() {
     tokio::time::sleep(Duration::from_millis(400)).await;
     known.write(b"\x82\x82\0\0\0\0up").await;
     assert_eq!(upstream.exact(8).await.unwrap(), b"\x82\x82\0\0\0\0up");
+}
+
+/// An endpoint that closes with a reason, and whose kernel resets since it has not read all.
+#[tokio::test]
+async fn the_last_words_of_an_endpoint_that_resets_are_an_end() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let (stream, mut upstream) = crate::h8_websockets::bridged(&mut client, &endpoint).await;
+    // A ping that the endpoint does not read.
+    client.data(stream, b"\x89\x80\0\0\0\0", false).await;
+    client.quiet().await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    upstream.write(b"\x88\x02\x03\xe9").await;
+    drop(upstream);
+    assert_eq!(client.expect_data().await, (stream, b"\x88\x02\x03\xe9".to_vec(), false));
+    let next = client.next().await;
+    assert!(matches!(next, Event::Data { end: true, .. }), "{next:?}");
+}
+
+/// The same for a client that speaks HTTP/1.1.
+#[tokio::test]
+async fn the_last_words_reach_an_h1_client() {
+    for _ in 0..20 {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+        let (mut client, mut upstream) = crate::drains::websocket(&fleet, &endpoint).await;
+        client.write(b"\x89\x80\0\0\0\0").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        upstream.write(b"\x88\x02\x03\xe9").await;
+        drop(upstream);
+        client.write(b"\x89\x80\0\0\0\0").await;
+        client.write(b"\x89\x80\0\0\0\0").await;
+        client.write(b"\x89\x80\0\0\0\0").await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert_eq!(client.rest().await, b"\x88\x02\x03\xe9");
+    }
 }

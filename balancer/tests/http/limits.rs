@@ -171,6 +171,9 @@ async fn a_bad_host_is_400() {
         "host: a test\r\n",
         "host: http://a.test\r\n",
         "host: [::1\r\n",
+        "host: [v1.x]\r\n",
+        "host: a[b]c\r\n",
+        "host: a:b\r\n",
         "host: a.test:\r\n",
     ] {
         assert_eq!(refused_h1(&fleet, format!("GET / HTTP/1.1\r\n{hosts}\r\n")).await, "400", "{hosts:?}");

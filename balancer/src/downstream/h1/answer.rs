@@ -111,7 +111,7 @@ impl Connection {
             if self.poll_room(cx).is_pending() {
                 return body.poll_blocked(cx).map(|abort| {
                     access.broken(abort);
-                    Err(Unsent::Gone)
+                    Err(if access.is_running() { Unsent::Gone } else { Unsent::Cut })
                 });
             }
             // The body reads the client's side too, for the upload: nothing is borrowed here.

@@ -233,8 +233,12 @@ async fn forward(sender: &mut Sender, body: &mut Proxied, access: &mut Access) -
                 return true;
             }
             Ok(()) => {}
-            Err(Gone) => {
+            Err(Gone) if access.is_running() => {
                 access.aborted();
+                return false;
+            }
+            Err(Gone) => {
+                sender.send_reset(Reason::INTERNAL_ERROR);
                 return false;
             }
         }

@@ -97,6 +97,7 @@ impl State {
             let flags = if is_end && data.is_empty() { flag::END_STREAM } else { 0 };
             frame::put_head(self.output.buffer(), frame.len(), kind::DATA, flags, number);
             self.output.push(frame);
+            self.frames += 1;
             if data.is_empty() {
                 break;
             }
@@ -129,11 +130,13 @@ impl State {
         let flags = if rest.is_empty() { end | flag::END_HEADERS } else { end };
         let head = frame::head(length.min(max_frame), kind::HEADERS, flags, number);
         out[begin..begin + frame::HEAD].copy_from_slice(&head);
+        self.frames += 1;
         let mut frames = rest.chunks(max_frame).peekable();
         while let Some(frame) = frames.next() {
             let flags = if frames.peek().is_none() { flag::END_HEADERS } else { 0 };
             frame::put_head(out, frame.len(), kind::CONTINUATION, flags, number);
             out.extend_from_slice(frame);
+            self.frames += 1;
         }
         self.sent(at, is_end);
         Ok(())

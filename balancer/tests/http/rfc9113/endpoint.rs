@@ -80,11 +80,12 @@ async fn a_body_that_is_none_is_cut() {
 /// What has no body has none, whatever length it would have had (RFC 9110 section 8.6).
 #[tokio::test]
 async fn lengths_of_bodies_that_do_not_come_are_fine() {
-    for (method, status) in [("HEAD", "200"), ("GET", "304"), ("GET", "204")] {
+    // 204 has none: to nghttp2 it would be a malformed response.
+    for (method, status, length) in [("HEAD", "200", Some("5")), ("GET", "304", Some("5")), ("GET", "204", None)] {
         let (_held, mut client, stream, mut upstream) = asked(method).await;
         upstream.headers(1, &[(":status", status), ("content-length", "5")], true).await;
         let response = client.response(stream).await;
-        assert_eq!((response.whole(), response.field("content-length")), ((status, &b""[..]), Some("5")), "{method}");
+        assert_eq!((response.whole(), response.field("content-length")), ((status, &b""[..]), length), "{method}");
     }
 }
 

@@ -1,0 +1,162 @@
+//! H7: who gets a stream, and on which connection: those who wait hear what the endpoint says, and no connection that many share
+//! is given more than its endpoint bears.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::fleet::{Endpoint, Fleet, H2c, config};
+use crate::frames::{Event, Peer};
+use crate::hpack::field;
+
+/// An endpoint that takes more streams than before is given them.
+#[tokio::test]
+async fn who_waits_for_a_stream_hears_that_there_may_be_more() {
+    let endpoint = Endpoint::listen("a").await;
+    let spec = json!({"protocol": "h2c", "limits": {"max_connections": 1}});
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let _first = client.get("/long").await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, &[(3, 1)]).await;
+    upstream.expect_request().await;
+    upstream.ping().await;
+    let _second = client.get("/next").await;
+    client.quiet().await;
+    upstream.quiet().await;
+    // SETTINGS_MAX_CONCURRENT_STREAMS 100.
+    upstream.frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]).await;
+    let request = tokio::time::timeout(std::time::Duration::from_secs(2), upstream.expect_request()).await;
+    let request = request.expect("there is a stream for it now");
+    assert_eq!(field(&request.fields, ":path"), Some("/next"));
+}
+
+/// GOAWAY: the connection is of no use to those who wait; they may have another.
+#[tokio::test]
+async fn who_waits_for_a_stream_hears_that_the_connection_goes() {
+    let endpoint = Endpoint::listen("a").await;
+    let spec = json!({"protocol": "h2c", "limits": {"max_connections": 1}});
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let _first = client.get("/long").await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, &[(3, 1)]).await;
+    let first = upstream.expect_request().await;
+    upstream.ping().await;
+    let _second = client.get("/next").await;
+    client.quiet().await;
+    upstream.quiet().await;
+    upstream.go_away(first.stream, 0).await;
+    let next = async {
+        let mut upstream = endpoint.h2().await;
+        upstream.expect_request().await
+    };
+    let request = tokio::time::timeout(std::time::Duration::from_secs(2), next).await;
+    let request = request.expect("a new connection");
+    assert_eq!(field(&request.fields, ":path"), Some("/next"));
+}
+
+/// Two requests that found no room on a first connection, without a limit.
+#[tokio::test]
+async fn a_burst_beyond_a_hundred() {
+    let endpoint = Endpoint::listen("a").await;
+    let spec = json!({"protocol": "h2c", "limits": {"max_connections": 1}});
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    for _ in 0..120 {
+        client.get("/poll").await;
+    }
+    let mut upstream = endpoint.h2().await;
+    let mut got = 0;
+    let begun = std::time::Instant::now();
+    while got < 120 && begun.elapsed().as_secs() < 3 {
+        match tokio::time::timeout(std::time::Duration::from_secs(3), upstream.next()).await {
+            Ok(Event::Headers { .. }) => got += 1,
+            Ok(other) => panic!("{other:?}"),
+            Err(_) => break,
+        }
+    }
+    assert_eq!(got, 120);
+}
+
+/// The time of all of a request says nothing of the connection.
+#[tokio::test]
+async fn a_total_that_is_over_keeps_the_connection() {
+    let endpoint = Endpoint::listen("a").await;
+    let spec = json!({"protocol": "h2c", "timeouts": {"total_ms": 200}});
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let first = client.get("/slow").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+    assert_eq!(client.response(first).await.status(), "504");
+    upstream.expect_reset(at).await;
+    client.get("/next").await;
+    let next = tokio::time::timeout(Duration::from_secs(1), upstream.expect_request()).await;
+    assert_eq!(field(&next.expect("on the same connection").fields, ":path"), Some("/next"));
+}
+
+/// Cowboy ends a connection on which more than 10,000 frames come in 10 s (`max_received_frame_rate`).
+const FRAMES_MAX: usize = 10_000;
+
+#[tokio::test]
+async fn an_upload_in_tiny_chunks_is_not_as_many_frames() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h1().await;
+    let body = [&b"1\r\nx\r\n".repeat(FRAMES_MAX + 100)[..], b"0\r\n\r\n"].concat();
+    client.request("POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n", body).await;
+    let mut upstream = endpoint.h2().await;
+    let request = upstream.expect_request().await;
+    assert_eq!(request.body.len(), FRAMES_MAX + 100);
+    assert!(request.frames.len() < FRAMES_MAX / 10, "{} frames", request.frames.len());
+}
+
+#[tokio::test]
+async fn a_busy_endpoint_gets_no_more_frames_on_a_connection_than_it_bears() {
+    let endpoint = Rc::new(Endpoint::listen("a").await);
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let most = Rc::new(Cell::new(0));
+    let local = tokio::task::LocalSet::new();
+    let (listens, counts) = (endpoint.clone(), most.clone());
+    local.spawn_local(async move {
+        loop {
+            let (stream, most) = (listens.accept_patiently().await, counts.clone());
+            tokio::task::spawn_local(async move {
+                let mut upstream = Peer::endpoint(stream, &[]).await;
+                let mut frames = 0;
+                loop {
+                    match upstream.next().await {
+                        Event::Headers { stream, .. } => {
+                            frames += 1;
+                            most.set(most.get().max(frames));
+                            upstream.headers(stream, &[(":status", "204")], true).await;
+                        }
+                        Event::Closed => return,
+                        _ => {}
+                    }
+                }
+            });
+        }
+    });
+    let asks = async {
+        let begun = std::time::Instant::now();
+        let mut client = fleet.h2().await;
+        for _ in 0..(FRAMES_MAX + 100) / 100 {
+            let mut all = Vec::new();
+            for _ in 0..100 {
+                let stream = client.take_stream();
+                let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "app.test")];
+                all.extend(crate::frames::headers(stream, &fields, true));
+            }
+            client.raw(&all).await;
+            for _ in 0..100 {
+                let (_, fields, _) = client.expect_headers().await;
+                assert_eq!(field(&fields, ":status"), Some("204"));
+            }
+        }
+        assert!(begun.elapsed() < Duration::from_secs(9), "too slow a machine for this test");
+    };
+    local.run_until(asks).await;
+    assert!(most.get() < FRAMES_MAX, "{} frames on one connection within 10 s", most.get());
+}
