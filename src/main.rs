@@ -5,6 +5,7 @@ mod cli;
 mod config;
 mod demo;
 mod demo_endpoint;
+mod descriptors;
 mod handover;
 mod node;
 mod successor;

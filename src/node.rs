@@ -35,6 +35,7 @@ const CONTROL_THREADS: usize = 2;
 /// Runs the node until it has left; an error ends the process with its text.
 pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
     logging();
+    crate::descriptors::raise(config.limits.max_connections);
     // Before there is a second thread: it changes the environment.
     let sockets =
         Sockets::from_service_manager(&config).context("the sockets of the service manager cannot be used")?;

@@ -2,20 +2,20 @@
 //! ended, however it ended. Without an access log only the counters are kept.
 
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Instant;
 
 use http::StatusCode;
 use http::request::Parts;
 use tidelock_core::choose::{Choice, Placement};
+use tidelock_core::id::Name;
 use tidelock_core::route::Route;
-use tidelock_core::table::PoolTable;
 
 use crate::body::Abort;
 use crate::headers::{Client, Host};
 use crate::respond::Reason;
 use crate::telemetry::AccessEvent;
 use crate::upstream::Endpoint;
+use crate::websocket::tunnel::Ended;
 use crate::worker::{View, Worker, unix_ms};
 
 /// One request's account. Dropping it writes the event.
@@ -48,7 +48,8 @@ struct Details {
     uri: http::Uri,
     host: String,
     epoch: u64,
-    route: Option<(tidelock_core::id::Name, Arc<PoolTable>)>,
+    /// And its pool: their names, since a WebSocket outlives many tables.
+    route: Option<(Name, Name)>,
     endpoint: Option<(Rc<Endpoint>, Placement)>,
     attempts: u32,
     head_us: u64,
@@ -94,7 +95,7 @@ impl Access {
     pub(crate) fn route(&mut self, view: &View, route: &Route) {
         if let Some(details) = &mut self.details {
             details.epoch = view.table.epoch.0;
-            details.route = Some((route.name.clone(), view.pools[route.pool].table.clone()));
+            details.route = Some((route.name.clone(), view.pools[route.pool].table.name.clone()));
         }
     }
 
@@ -151,6 +152,19 @@ impl Access {
         }
     }
 
+    /// A WebSocket has ended.
+    pub(crate) fn tunnelled(&mut self, ended: Ended, bytes: u64) {
+        self.end = match ended {
+            Ended::Closed => End::Whole,
+            Ended::Client => End::Aborted,
+            Ended::Endpoint => End::Cut,
+            Ended::Idle => End::TimedOut,
+        };
+        if let Some(details) = &mut self.details {
+            details.bytes = bytes;
+        }
+    }
+
     /// Whether nothing has ended it yet.
     pub(crate) fn is_running(&self) -> bool {
         self.end == End::Running
@@ -203,7 +217,7 @@ impl Drop for Access {
             status: self.status,
             epoch: details.epoch,
             route: details.route.as_ref().map_or("", |(name, _)| name.as_str()),
-            pool: details.route.as_ref().map_or("", |(_, pool)| pool.name.as_str()),
+            pool: details.route.as_ref().map_or("", |(_, pool)| pool.as_str()),
             endpoint: details.endpoint.as_ref().map_or("", |(endpoint, _)| endpoint.name.as_str()),
             affinity: details.endpoint.as_ref().map_or("", |(_, placement)| placement.as_str()),
             attempts: details.attempts,

@@ -103,7 +103,7 @@ pub struct Limits {
     pub max_resets_per_connection: usize,
     /// Frames of one HTTP/2 connection that carry nothing or open a stream too many, within 10 s; beyond it the same.
     pub max_empty_frames_per_connection: usize,
-    /// Acknowledgements, resets of what is over, and windows opened by less than 512 bytes, within 10 s; beyond it the same.
+    /// PINGs, acknowledgements, resets of what is over, and windows opened by less than 512 bytes, within 10 s; beyond it the same.
     pub max_control_frames_per_connection: usize,
     /// Bytes a second of an upload of known length, while the balancer waits for them; below it,
     /// over 20 s of waiting, 408. 0 is no limit.

@@ -307,6 +307,11 @@ impl Exchange {
         Ok(())
     }
 
+    /// Whether a connection has failed it that could have ended at any time.
+    pub(crate) fn wants_fresh(&self) -> bool {
+        self.tries.last == Some(Failure::Stale)
+    }
+
     /// Why the client gets no endpoint's answer.
     pub(crate) fn reason(&self) -> Reason {
         match self.tries.last {

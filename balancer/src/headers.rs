@@ -219,9 +219,11 @@ pub(crate) fn forward(
     if !has_host && let Ok(value) = HeaderValue::from_str(host.authority.as_str()) {
         headers.insert(X_FORWARDED_HOST.clone(), value);
     }
-    // Who says nothing of the port means the one that goes with what he says.
+    // Who says nothing of the port means the one that goes with what he says of the rest.
     if !has_port && !has_host {
-        headers.insert(X_FORWARDED_PORT.clone(), port(host, client.tls));
+        let is_https =
+            if has_proto { headers.get(&X_FORWARDED_PROTO).is_some_and(|proto| proto == "https") } else { client.tls };
+        headers.insert(X_FORWARDED_PORT.clone(), port(host, is_https));
     }
     let behind_proxy =
         if client.is_trusted { joined(headers, &X_FORWARDED_FOR, client.forwarded_for.as_bytes()) } else { None };

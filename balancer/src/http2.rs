@@ -40,6 +40,8 @@ const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 pub(crate) enum TooMuch {
     /// Stream errors.
     Faults,
+    /// Requests that were broken off before anybody saw them; they count with the faults.
+    Resets,
     /// [`Config::max_empty`].
     Empty,
     /// [`Config::max_control`].
@@ -67,7 +69,7 @@ pub(crate) struct Config {
     /// Frames that are good for nothing (no bytes, of streams that are over, of streams too many, unknown). An upload of
     /// tiny frames that is broken off leaves some thousands of them on their way.
     pub(crate) max_empty: usize,
-    /// Frames that cost little and may come for a good reason, but not so often: acknowledgements, resets of what is over,
+    /// Frames that cost little and may come for a good reason, but not so often: PINGs, acknowledgements, resets of what is over,
     /// and what opens a window by next to nothing.
     pub(crate) max_control: usize,
 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener as StdUnixListener, UnixStream as StdUnixStream};
 use std::path::Path;
 use std::rc::Rc;
@@ -138,6 +138,8 @@ fn bind_unix(path: &Path, workers: usize) -> io::Result<Vec<Bound>> {
         std::fs::remove_file(path)?;
     }
     let listener = StdUnixListener::bind(path)?;
+    // Who may connect is the folder's to say: connecting takes the right to write, which most umasks take away.
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o666))?;
     listener.set_nonblocking(true)?;
     (0..workers).map(|_| listener.try_clone().map(Bound::Unix)).collect()
 }

@@ -124,6 +124,7 @@ impl Counters {
     pub(crate) fn calmed(&self, what: TooMuch) -> &Counter {
         match what {
             TooMuch::Faults => &self.calmed_faults,
+            TooMuch::Resets => &self.calmed_resets,
             TooMuch::Empty => &self.calmed_empty,
             TooMuch::Control => &self.calmed_control,
             TooMuch::Head => &self.calmed_large_head,

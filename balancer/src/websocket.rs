@@ -5,7 +5,7 @@
 mod frames;
 mod open;
 pub(crate) mod side;
-mod tunnel;
+pub(crate) mod tunnel;
 
 use std::rc::Rc;
 use std::time::Duration;

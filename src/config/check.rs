@@ -32,7 +32,7 @@ pub(super) fn check(draft: Draft, problems: &mut Problems) -> Option<Config> {
         problems.report(&draft.drain_source, "drain.settle_ms", reason);
     }
     if draft.limits.max_path_bytes > draft.limits.max_header_bytes {
-        let reason = "is more than limits.max_header_bytes, which counts the path too";
+        let reason = "is more than limits.max_header_bytes, which counts the path too over HTTP/2";
         problems.report(&draft.limits_source, "limits.max_path_bytes", reason);
     }
     // Every check runs, so none of these may end the function early.

@@ -26,7 +26,7 @@ pub(crate) struct Limits {
     /// stream too many. Default 20,000: an upload of tiny frames that is broken off leaves thousands on their
     /// way. Then the connection ends with ENHANCE_YOUR_CALM.
     pub max_empty_frames_per_connection: usize,
-    /// Acknowledgements, resets of what is over, and windows opened by less than 512 bytes, on one HTTP/2
+    /// PINGs, acknowledgements, resets of what is over, and windows opened by less than 512 bytes, on one HTTP/2
     /// connection within 10 s. Default 100,000. Then the connection ends with ENHANCE_YOUR_CALM.
     pub max_control_frames_per_connection: usize,
     /// How fast the body of a request must come whose length is known, in bytes a second over 20 s

@@ -92,6 +92,9 @@ impl Scalar for SocketAddr {
     }
 }
 
+/// `sun_path` has 108 bytes with the one that ends it (unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+
 impl Scalar for ListenAddress {
     const EXPECTED: &'static str = "an IP address and a port, or unix: and a path";
 
@@ -108,7 +111,16 @@ impl Scalar for ListenAddress {
     fn from_toml(value: &DeValue<'_>, directory: &Path) -> Result<Self, String> {
         let DeValue::String(text) = value else { return Err(wrong_type::<Self>(value)) };
         Ok(match Self::from_text(text)? {
-            ListenAddress::Unix(path) => ListenAddress::Unix(directory.join(path)),
+            ListenAddress::Unix(path) => {
+                let path = directory.join(path);
+                if path.as_os_str().len() > SOCKET_PATH_MAX {
+                    return Err(format!(
+                        "{} is longer than {SOCKET_PATH_MAX} bytes, the most that a socket's path may have",
+                        path.display()
+                    ));
+                }
+                ListenAddress::Unix(path)
+            }
             ip => ip,
         })
     }

@@ -46,7 +46,13 @@ struct Upload {
 
 impl Attempt<'_> {
     pub(super) async fn h1(&self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
-        let lent = match self.endpoint.h1.try_lend() {
+        // Where a kept connection has just ended under the request, another kept one may do so too.
+        let kept = if self.exchange.wants_fresh() { None } else { self.endpoint.h1.try_lend() };
+        let lent = match kept {
+            None if self.exchange.wants_fresh() => match self.in_time(self.endpoint.h1.lend_new(&self.lend())).await {
+                Ok(lent) => lent,
+                Err(error) => return Err(error.of(source)),
+            },
             Some(lent) => lent,
             None => match self.in_time(self.endpoint.h1.lend(&self.lend())).await {
                 Ok(lent) => lent,

@@ -227,9 +227,9 @@ impl Connection {
             let incoming = &mut *self.incoming.borrow_mut();
             response_head(incoming.wire.buffer(), status, fields, Encoder::Nothing, Persistence::Implied);
         }
-        access.whole();
-        drop((access, head));
-        poll_fn(|cx| tunnel.poll(&mut self.incoming.borrow_mut().wire, cx)).await;
+        drop(head);
+        let ended = poll_fn(|cx| tunnel.poll(&mut self.incoming.borrow_mut().wire, cx)).await;
+        access.tunnelled(ended, tunnel.bytes());
         After::Close
     }
 

@@ -169,7 +169,10 @@ fn asks_about_server(target: &str) -> bool {
 fn parse_response(head: &Bytes, method: &Method) -> Result<ResponseHead, BadHead> {
     let mut lines = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut response = httparse::Response::new(&mut []);
-    match httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, head, &mut lines) {
+    // A proxy takes blanks before a colon out of responses (section 5.1).
+    let mut lenient = httparse::ParserConfig::default();
+    lenient.allow_spaces_after_header_name_in_responses(true);
+    match lenient.parse_response_with_uninit_headers(&mut response, head, &mut lines) {
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         Err(httparse::Error::TooManyHeaders) => return Err(BadHead::TooLarge),
         _ => return Err(BadHead::Malformed),

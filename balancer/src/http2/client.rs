@@ -78,9 +78,14 @@ impl Client {
         self.0.state.borrow().peer.max_streams as usize
     }
 
-    /// Ends when the peer has sent its SETTINGS.
+    /// Ends when the peer has sent its SETTINGS, or will not.
     pub(crate) fn settings(&self) -> Raised {
         self.0.has_settings.raised()
+    }
+
+    /// Whether the peer has sent its SETTINGS.
+    pub(crate) fn has_settings(&self) -> bool {
+        self.0.state.borrow().peer.has_settings
     }
 
     /// Whether the peer takes extended CONNECTs (RFC 8441), as its SETTINGS say.

@@ -201,6 +201,8 @@ impl<S> Drop for Connection<S> {
         let mut state = self.shared.state.borrow_mut();
         state.end();
         state.task = None;
+        // Whoever waits for them waits no longer.
+        self.shared.has_settings.raise();
         // Those that nobody has accepted have no handles to go.
         while let Some(incoming) = state.incoming.pop_front() {
             state.let_go(incoming.at);

@@ -154,7 +154,7 @@ impl State {
                 Some(at) => {
                     if self.role == Role::Server && !self.stream(at).is_accepted {
                         // Nobody has seen the request yet, and each costs its part of a turn.
-                        self.fault()?;
+                        self.early_reset()?;
                     }
                     let reason = u32::from_be_bytes([payload[0], payload[1], payload[2], payload[3]]);
                     self.break_off(at, Broken::Reset(Reason(reason)));
@@ -174,9 +174,10 @@ impl State {
                 self.control_frame()
             }
             kind::PING => {
-                // Bounded by its answers (READ_STOP): an estimate of a network takes one for each round trip (gRPC).
+                // An estimate of a network takes one for each round trip (gRPC). Answers that are not read are bounded, too
+                // (READ_STOP).
                 put_ping(self.output.buffer(), flag::ACK, payload);
-                Ok(())
+                self.control_frame()
             }
             kind::GOAWAY => {
                 self.is_going_away = true;

@@ -315,6 +315,11 @@ impl State {
         within(&mut self.faults, TooMuch::Faults)
     }
 
+    /// A request was broken off as soon as it was sent.
+    pub(super) fn early_reset(&mut self) -> Result<(), Fatal> {
+        within(&mut self.faults, TooMuch::Resets)
+    }
+
     /// A frame that was good for nothing.
     pub(super) fn empty_frame(&mut self) -> Result<(), Fatal> {
         within(&mut self.empty, TooMuch::Empty)

@@ -89,7 +89,8 @@ fn verifier(
     if let Some(revoked) = revoked {
         let lists = read_lists(revoked)?;
         lists.iter().for_each(|list| asks.extend_from_slice(list));
-        builder = builder.with_crls(lists);
+        // An expired list says nothing of what was taken back since.
+        builder = builder.with_crls(lists).enforce_revocation_expiration();
     }
     let builder = if *required { builder } else { builder.allow_unauthenticated() };
     builder.build().map_err(|error| TlsError::file(revoked.as_ref().unwrap_or(authorities), error))

@@ -138,10 +138,10 @@ impl Slot {
     }
 
     /// Whether the endpoint takes WebSockets on streams, which its SETTINGS say; none when they do not
-    /// come in time.
+    /// come in time, or the connection has ended without.
     pub(crate) async fn takes_connect(&self, limit: Duration) -> Option<bool> {
         timeout(limit, self.client().settings()).await.ok()?;
-        Some(self.client().takes_connect())
+        self.client().has_settings().then(|| self.client().takes_connect())
     }
 
     /// The stream is a WebSocket's, which is given time to close when its endpoint is cut off.

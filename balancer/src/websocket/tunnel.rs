@@ -24,6 +24,20 @@ pub(crate) struct Tunnel {
     open: Open,
     /// The balancer closes it: until then at the latest.
     closing: Option<Idle>,
+    /// Who has ended its side first.
+    ended_first: Option<Ended>,
+}
+
+/// How a WebSocket has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// With a close frame.
+    Closed,
+    /// Without one: by its client, by its endpoint.
+    Client,
+    Endpoint,
+    /// Nothing has moved for too long.
+    Idle,
 }
 
 /// One direction of a tunnel.
@@ -31,6 +45,7 @@ pub(crate) struct Tunnel {
 struct Direction {
     frames: Frames,
     state: State,
+    bytes: u64,
 }
 
 #[derive(Debug, PartialEq, Eq, Default)]
@@ -66,12 +81,30 @@ impl Tunnel {
             idle: Idle::new(idle),
             open,
             closing: None,
+            ended_first: None,
         }
+    }
+
+    /// How many bytes have gone to the client.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.down.bytes
     }
 
     /// Passes bytes on; ready when both sides have ended, one has gone, or nothing moves for too
     /// long.
-    pub(crate) fn poll(&mut self, downstream: &mut dyn Side, cx: &mut Context<'_>) -> Poll<()> {
+    pub(crate) fn poll(&mut self, downstream: &mut dyn Side, cx: &mut Context<'_>) -> Poll<Ended> {
+        self.poll_both(downstream, cx).map(|ended| if self.is_closed() { Ended::Closed } else { ended })
+    }
+
+    /// Whether anybody has said that it closes.
+    fn is_closed(&self) -> bool {
+        let has = |direction: &Direction| {
+            direction.frames.has_closed() || matches!(direction.state, State::Closed | State::Quiet)
+        };
+        has(&self.up) || has(&self.down)
+    }
+
+    fn poll_both(&mut self, downstream: &mut dyn Side, cx: &mut Context<'_>) -> Poll<Ended> {
         if self.closing.is_none() && self.open.poll_close(cx).is_ready() {
             debug!("a WebSocket is closed for its endpoint's drain");
             self.closing = Some(Idle::new(CLOSE_TIME));
@@ -88,24 +121,37 @@ impl Tunnel {
             up = self.up.poll(downstream, &mut *self.upstream, &mut self.idle, false, cx);
         }
         let down = self.down.poll(&mut *self.upstream, downstream, &mut self.idle, restarts, cx);
-        if matches!((up, down), (Poll::Ready(Err(_)), _) | (_, Poll::Ready(Err(_)))) {
-            return Poll::Ready(());
+        if up == Poll::Ready(Err(Broken::Sender)) || down == Poll::Ready(Err(Broken::Receiver)) {
+            return Poll::Ready(Ended::Client);
+        }
+        if up == Poll::Ready(Err(Broken::Receiver)) || down == Poll::Ready(Err(Broken::Sender)) {
+            return Poll::Ready(self.ended_first.unwrap_or(Ended::Endpoint));
+        }
+        if self.ended_first.is_none() && (self.up.has_ended() || self.down.has_ended()) {
+            self.ended_first = Some(if self.up.has_ended() { Ended::Client } else { Ended::Endpoint });
         }
         let is_answered = self.down.state == State::Quiet && self.up.frames.has_closed();
         if is_answered || up.is_ready() && down.is_ready() {
             // Where the peer takes no more the connection's end tells it.
             let _ = downstream.poll_end(cx);
-            return Poll::Ready(());
+            return Poll::Ready(self.ended_first.unwrap_or(Ended::Endpoint));
         }
         if up.is_ready() || down.is_ready() {
             // A WebSocket that one side has ended is over (RFC 6455 section 7.1.1).
             self.closing.get_or_insert_with(|| Idle::new(CLOSE_TIME));
         }
-        self.closing.as_mut().unwrap_or(&mut self.idle).poll(cx)
+        let (first, is_closing) = (self.ended_first, self.closing.is_some());
+        let timer = self.closing.as_mut().unwrap_or(&mut self.idle);
+        timer.poll(cx).map(|()| if is_closing { first.unwrap_or(Ended::Endpoint) } else { Ended::Idle })
     }
 }
 
 impl Direction {
+    /// Its sender has sent all.
+    fn has_ended(&self) -> bool {
+        matches!(self.state, State::Ending | State::Ended)
+    }
+
     fn close(&mut self, frame: Vec<u8>) {
         // Behind a close frame there is nothing more to say.
         if self.state == State::Open && !self.frames.has_closed() {
@@ -156,6 +202,7 @@ impl Direction {
                 continue;
             }
             idle.moved();
+            self.bytes += data.len() as u64;
             match &mut self.state {
                 State::Closing(frame) => {
                     let followed = self.frames.follow(&data, true);

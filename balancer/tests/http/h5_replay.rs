@@ -435,3 +435,42 @@ async fn a_response_that_breaks_off_is_cut_whatever_the_reason() {
         assert!(endpoint.nobody());
     }
 }
+
+/// Where a kept connection ended under a request another kept one may do so, too: the next try is on a new one.
+#[tokio::test]
+async fn a_second_try_does_not_trust_another_kept_connection() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let mut kept = Vec::new();
+    for _ in 0..3 {
+        client.get("/").await;
+        kept.push(endpoint.h1().await);
+    }
+    for upstream in &mut kept {
+        upstream.head().await;
+        upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+        client.expect_headers().await;
+    }
+    client.ping().await;
+    let stream = client.get("/again").await;
+    let closes = async {
+        // Each reads the request and closes.
+        futures_util::future::join_all(kept.into_iter().map(|mut upstream| async move { upstream.try_head().await }))
+            .await
+            .into_iter()
+            .flatten()
+            .count()
+    };
+    let serves = async {
+        let mut upstream = endpoint.h1().await;
+        assert_eq!(upstream.head().await.start, "GET /again HTTP/1.1");
+        upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        upstream
+    };
+    let (response, _upstream) = tokio::select! {
+        both = async { tokio::join!(client.response(stream), serves) } => both,
+        tried = async { let tried = closes.await; std::future::pending::<()>().await; tried } => panic!("{tried} tried"),
+    };
+    assert_eq!(response.whole(), ("200", &b"ok"[..]));
+}

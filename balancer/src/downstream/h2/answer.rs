@@ -127,10 +127,10 @@ async fn switch(
         access.aborted();
         return Ended::BrokenOff;
     }
-    access.whole();
-    drop(access);
     let mut side = StreamSide::downstream(body, sender);
-    poll_fn(|cx| tunnel.poll(&mut side, cx)).await;
+    let ended = poll_fn(|cx| tunnel.poll(&mut side, cx)).await;
+    access.tunnelled(ended, tunnel.bytes());
+    drop(access);
     if side.has_gone() { Ended::BrokenOff } else { Ended::Served }
 }
 

@@ -69,6 +69,7 @@ async fn floods_of_small_talk_end_the_connection() {
     let many = |frame: Vec<u8>| frame.repeat(10_100);
     let too_many: Vec<u8> = (0..2_100).flat_map(|n| get(2 * n + 3)).collect();
     for (what, first, more) in [
+        ("PING", Vec::new(), many(frame(PING, 0, 0, &[7; 8]))),
         ("PING's answers", Vec::new(), many(frame(PING, 1, 0, &[7; 8]))),
         ("SETTINGS' acknowledgements", Vec::new(), many(frame(SETTINGS, 1, 0, b""))),
         ("GOAWAY", Vec::new(), many(frame(GOAWAY, 0, 0, &[0; 8]))),
@@ -97,7 +98,7 @@ async fn floods_of_small_talk_end_the_connection() {
         client.raw(&word(RST_STREAM, 1, 8).repeat(1_000)).await;
     }
     calmed(&mut client, "resets of what is over").await;
-    for (cause, count) in [("empty-frames", 1), ("control-frames", 5)] {
+    for (cause, count) in [("empty-frames", 1), ("control-frames", 6)] {
         assert_eq!(fleet.metric(&format!("tidelock_downstream_connections_calmed_total{{cause=\"{cause}\"}}")), count);
     }
     assert_eq!(fleet.metric("tidelock_downstream_streams_refused_total"), 2_000, "and the SETTINGS before them");
@@ -191,6 +192,7 @@ async fn a_rapid_reset_costs_no_endpoint_anything() {
     client.raw(&burst).await;
     calmed(&mut client, "a burst").await;
     assert!(endpoint.nobody());
+    assert_eq!(fleet.metric("tidelock_downstream_connections_calmed_total{cause=\"resets\"}"), 1);
 }
 
 /// What no endpoint has seen counts for the client's address, too, and so does what ends a connection.
@@ -247,7 +249,10 @@ async fn made_you_reset_costs_the_connection() {
 /// Answers that nobody reads do not fill the memory: from some point on nothing more is read.
 #[tokio::test]
 async fn a_client_that_reads_no_answer_gets_no_more() {
-    let (fleet, endpoint) = fleet().await;
+    let endpoint = Endpoint::listen("a").await;
+    // Its own limit would end it first.
+    let limits = Limits { max_control_frames_per_connection: 10_000_000, ..Limits::default() };
+    let fleet = Fleet::serving(Config { limits, ..config() }, H2c, &[&endpoint]).await;
     let mut client = TcpStream::connect(fleet.address()).await.unwrap();
     client.write_all(&of(&[b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), settings(&[])])).await.unwrap();
     let pings = frame(PING, 0, 0, &[7; 8]).repeat(1_000);

@@ -37,6 +37,8 @@ pub struct RedbStore {
     commits: u64,
     /// None where the log is not in a directory.
     count: Option<Count>,
+    /// Its lock goes with it.
+    _directory: Option<fs::File>,
 }
 
 impl fmt::Debug for RedbStore {
@@ -53,6 +55,7 @@ impl RedbStore {
         let path = directory.join("raft.redb");
         let failed = |error| StoreError::open(&path, redb::Error::Io(error));
         fs::create_dir_all(directory).map_err(failed)?;
+        let lock = lock(directory, &path)?;
         if path.try_exists().map_err(failed)? {
             let mut store = whole(|| {
                 let database = builder().open(&path).map_err(|e| StoreError::open(&path, e))?;
@@ -63,11 +66,11 @@ impl RedbStore {
                 let gone = commits - store.commits;
                 return Err(StoreError::corrupt(format!("its last {gone} writes, which were whole, are not")));
             }
-            store.count = Some(count);
+            (store.count, store._directory) = (Some(count), Some(lock));
             return Ok(store);
         }
         // It gets its name when its id is in it: redb takes an empty file for a new one, and a log that was
-        // cut to nothing must not begin another life of this node. The lock goes with the file.
+        // cut to nothing must not begin another life of this node.
         let begun = directory.join("raft.redb.new");
         match fs::remove_file(&begun) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed(error)),
@@ -77,7 +80,7 @@ impl RedbStore {
         let mut store = Self::begun(database, path.clone(), node)?;
         let (count, _) = Count::open(directory).map_err(failed)?;
         count.set(0);
-        store.count = Some(count);
+        (store.count, store._directory) = (Some(count), Some(lock));
         fs::rename(&begun, &path).map_err(failed)?;
         // The name of a new file is durable only with its directory.
         fs::File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)?;
@@ -96,14 +99,14 @@ impl RedbStore {
     }
 
     fn known(database: Database, path: PathBuf) -> Result<Self, StoreError> {
-        let mut store = Self { database, path, node: 0, commits: 0, count: None };
+        let mut store = Self { database, path, node: 0, commits: 0, count: None, _directory: None };
         (store.node, store.commits) = store.stored()?;
         Ok(store)
     }
 
     fn begun(database: Database, path: PathBuf, node: Option<u64>) -> Result<Self, StoreError> {
         let node = node.unwrap_or_else(mint);
-        let mut store = Self { database, path, node, commits: 0, count: None };
+        let mut store = Self { database, path, node, commits: 0, count: None, _directory: None };
         store.identify()?;
         Ok(store)
     }
@@ -156,6 +159,19 @@ fn builder() -> redb::Builder {
     // Every page is read and checked, since redb may panic later on one that is damaged. The file is small.
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
     builder
+}
+
+/// One process has the directory, from before it looks for the log: redb's own lock is one of a file that is there, and two that
+/// begin one at once would each put its own in place.
+fn lock(directory: &Path, log: &Path) -> Result<fs::File, StoreError> {
+    let failed = |error| StoreError::open(log, redb::Error::Io(error));
+    let path = directory.join("raft.lock");
+    let lock = fs::File::options().create(true).truncate(false).write(true).open(path).map_err(failed)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(fs::TryLockError::WouldBlock) => Err(StoreError::Locked(log.to_owned())),
+        Err(fs::TryLockError::Error(error)) => Err(failed(error)),
+    }
 }
 
 /// A random id that is never zero, which raft reserves for "nobody".

@@ -170,6 +170,31 @@ fn a_file_that_never_was_whole_is_begun_again() {
     assert!(!directory.0.join("raft.redb.new").exists());
 }
 
+/// Whoever is first has the directory, also one that is new.
+#[test]
+fn of_many_that_begin_at_once_one_does() {
+    for _ in 0..20 {
+        let directory = Directory::new();
+        let begin = std::sync::Barrier::new(4);
+        let opened: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        begin.wait();
+                        RedbStore::open(&directory.0, None)
+                    })
+                })
+                .collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        let (open, refused): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+        assert!(refused.iter().all(|error| matches!(error, Err(StoreError::Locked(_)))), "{refused:?}");
+        assert_eq!(open.len(), 1);
+        let id = open.into_iter().next().unwrap().unwrap().node_id();
+        assert_eq!(RedbStore::open(&directory.0, None).unwrap().node_id(), id);
+    }
+}
+
 #[test]
 fn a_second_process_is_told_that_the_file_is_in_use() {
     let directory = Directory::new();
