@@ -43,26 +43,28 @@ impl Budget {
     }
 }
 
-/// How much of something there may be in any time of that length, whenever it begins: half of it at once, the other half
-/// comes back evenly. (A leaky bucket as a meter, told by when it will be empty.)
+/// How much of something there may be at once, and how much of it comes back evenly in a time: both together are the most in any
+/// time of that length, whenever it begins. (A leaky bucket as a meter, told by when it will be empty.)
 #[derive(Debug)]
 pub(crate) struct Allowance {
-    window: Duration,
-    /// What one costs of it.
+    /// All there may be at once, by how long it takes to come back.
+    all: Duration,
+    /// One of it.
     each: Duration,
     empty_at: Instant,
 }
 
 impl Allowance {
-    pub(crate) fn new(most: u32, window: Duration) -> Allowance {
-        Allowance { window, each: window * 2 / most, empty_at: Instant::now() }
+    pub(crate) fn new(at_once: u32, comes_back: u32, window: Duration) -> Allowance {
+        let each = window / comes_back;
+        Allowance { all: each * at_once, each, empty_at: Instant::now() }
     }
 
     /// Counts so many, and says how much of what there may be at once is spent: from 1.0 on all of it.
     pub(crate) fn spend(&mut self, amount: u32) -> f32 {
         let now = Instant::now();
         self.empty_at = self.empty_at.max(now) + self.each * amount;
-        (self.empty_at - now).as_secs_f32() / self.window.as_secs_f32()
+        (self.empty_at - now).as_secs_f32() / self.all.as_secs_f32()
     }
 }
 
@@ -74,7 +76,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_allowance_holds_in_any_window() {
         for pause in [0, 1, 9, 40, 900, 4_900] {
-            let mut allowance = Allowance::new(400, Duration::from_secs(10));
+            let mut allowance = Allowance::new(300, 100, Duration::from_secs(10));
             let mut times = Vec::new();
             let end = Instant::now() + Duration::from_secs(40);
             while Instant::now() < end {
@@ -88,7 +90,7 @@ mod tests {
                 .iter()
                 .map(|from| times.iter().filter(|at| (*from..*from + Duration::from_secs(10)).contains(at)).count());
             let most = most.max().unwrap();
-            assert!((150..=400).contains(&most), "{most} with pauses of {pause} ms");
+            assert!((250..=400).contains(&most), "{most} with pauses of {pause} ms");
         }
     }
 }

@@ -171,12 +171,12 @@ pub(crate) fn is_of_trailers(name: &HeaderName) -> bool {
 
 /// Takes out what is meant for one connection only, and what `Connection` names (H16).
 pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, version: Version) {
+    if version == Version::HTTP_2 {
+        // There they are malformed, and `http2` has refused them (RFC 9113 section 8.2.2), or left out.
+        return;
+    }
     for name in [&PROXY, &header::PROXY_AUTHORIZATION, &header::PROXY_AUTHENTICATE] {
         headers.remove(name);
-    }
-    if version == Version::HTTP_2 {
-        // All others are malformed there, and `http2` has refused them (RFC 9113 section 8.2.2).
-        return;
     }
     if headers.contains_key(header::CONNECTION) {
         let named: Vec<HeaderName> = headers

@@ -78,6 +78,11 @@ impl Client {
         self.0.state.borrow().peer.max_streams as usize
     }
 
+    /// Whether the peer has said something of streams since the last call: how many it takes, or that it goes.
+    pub(crate) fn take_news(&self) -> bool {
+        std::mem::take(&mut self.0.state.borrow_mut().has_news)
+    }
+
     /// Ends when the peer has sent its SETTINGS, or will not.
     pub(crate) fn settings(&self) -> Raised {
         self.0.has_settings.raised()

@@ -1,6 +1,8 @@
 //! What a header block says: a request, a response, or trailers, by the rules of RFC 9113 section 8.
 
-use http::header::{CONNECTION, CONTENT_LENGTH, TE, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+};
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
@@ -10,6 +12,9 @@ use crate::headers::is_of_trailers;
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+static PROXY: HeaderName = HeaderName::from_static("proxy");
+/// Of one connection, and not malformed: they are left out where they are read (H16).
+static NOT_PASSED_ON: [&HeaderName; 3] = [&PROXY, &PROXY_AUTHORIZATION, &PROXY_AUTHENTICATE];
 
 /// What an extended CONNECT asks for (RFC 8441 section 4), among a request's extensions.
 #[derive(Debug, Clone)]
@@ -81,6 +86,9 @@ impl Block {
 
     fn add_field(&mut self, name: &HeaderName, value: &HeaderValue) {
         let of_connection = [&CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &KEEP_ALIVE, &PROXY_CONNECTION].contains(&name);
+        if NOT_PASSED_ON.contains(&name) {
+            return;
+        }
         let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
         let bytes = value.as_bytes();
         if of_connection || name == TE && bytes != b"trailers" || is_blank(bytes.first()) || is_blank(bytes.last()) {

@@ -166,6 +166,7 @@ impl State {
             kind::SETTINGS if head.has(flag::ACK) => self.control_frame(),
             kind::SETTINGS => {
                 self.settings(payload)?;
+                self.has_news = true;
                 self.empty_frame()
             }
             kind::PING if head.has(flag::ACK) => {
@@ -180,7 +181,7 @@ impl State {
                 self.control_frame()
             }
             kind::GOAWAY => {
-                self.is_going_away = true;
+                (self.is_going_away, self.has_news) = (true, true);
                 if self.role == Role::Client {
                     self.refuse_above(word(payload));
                 }

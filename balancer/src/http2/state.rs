@@ -90,6 +90,8 @@ pub(super) struct State {
     pub(super) served_to: Option<u32>,
     /// The peer has sent a GOAWAY.
     pub(super) is_going_away: bool,
+    /// That, or SETTINGS, since somebody asked.
+    pub(super) has_news: bool,
     /// Nothing comes any more.
     pub(super) is_over: bool,
     pub(super) pongs: u64,
@@ -158,6 +160,7 @@ impl State {
             is_running: false,
             served_to: None,
             is_going_away: false,
+            has_news: false,
             is_over: false,
             pongs: 0,
             farewell: Farewell::None,

@@ -44,19 +44,20 @@ const MAX_STREAMS: usize = 256;
 const MAX_CONNECTIONS: usize = 8;
 /// Over what time endpoints count what follows.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Streams that the balancer may cancel on one connection within [`WINDOW`], a half of them at once, before new ones
-/// go to another connection (H6). Bandit closes a connection with all its streams at 500; what still runs when the budget is
-/// spent stays below that, however it ends.
-const RESETS_MAX: u32 = 240;
-/// HEADERS and DATA frames, in the same way. Cowboy closes a connection at 10,000 (`max_received_frame_rate`).
-const FRAMES_MAX: u32 = 8_000;
+/// Streams that the balancer may cancel on one connection at once, and as many more in [`WINDOW`], before new ones go to another
+/// connection (H6). Bandit closes a connection with all its streams at 500; what still runs when the budget is spent stays below
+/// that, however it ends.
+const RESETS: u32 = 120;
+/// HEADERS and DATA frames at once, and more in [`WINDOW`]. Cowboy closes a connection at 10,000 (`max_received_frame_rate`). A
+/// connection that lasts longer is cheaper: each that is given up runs beside the next for a while, and both batch less.
+const FRAMES: (u32, u32) = (7_000, 2_000);
 /// How many frames are counted at once: it takes a look at the clock.
 const FRAMES_STEP: u64 = 64;
 /// How much of the frames is spent when another connection is made, before nothing is left.
-const AHEAD: f32 = 0.75;
-/// Streams that the endpoint has reset as malformed, in the same way. Cowboy closes a connection at 10
+const AHEAD: f32 = 0.5;
+/// Streams that the endpoint has reset as malformed, in the same way as [`RESETS`]. Cowboy closes a connection at 10
 /// (`max_reset_stream_rate`): nobody knows what it will find malformed, and who asks so shall ask alone.
-const MALFORMED_MAX: u32 = 8;
+const MALFORMED: u32 = 4;
 /// Streams in a connection's life: stream ids end at 2^31, every other one is ours.
 const MAX_LENT: u32 = 1_000_000_000;
 /// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
@@ -68,8 +69,8 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Connection>>>,
     dialling: Cell<bool>,
-    /// The connection in use takes new streams for a moment only: another one is to be made.
-    wears_out: Cell<bool>,
+    /// Connections that take new streams for a moment only, and for each of which another one is to be made.
+    worn: Cell<u32>,
     /// The endpoint takes nothing new: what is dialled now serves those who wait, and closes.
     retired: Cell<bool>,
     /// Grows when those before are not to be used again.
@@ -91,6 +92,8 @@ pub(crate) struct Connection {
     frames: RefCell<Allowance>,
     /// How many of its frames are counted.
     frames_counted: Cell<u64>,
+    /// Most of what its endpoint bears is spent.
+    is_worn: Cell<bool>,
     retired: Cell<bool>,
     carries_tunnels: Cell<bool>,
     /// Tells the connection's task that it may end when its last stream has.
@@ -192,8 +195,8 @@ impl Connection {
         }
     }
 
-    /// Counts what was sent; true when another connection is to be made.
-    fn count_frames(&self) -> bool {
+    /// Counts what was sent; true once, when another connection is to be made.
+    fn wears_out(&self) -> bool {
         let (sent, counted) = (self.client.frames(), self.frames_counted.get());
         if sent - counted < FRAMES_STEP {
             return false;
@@ -203,7 +206,11 @@ impl Connection {
         if spent >= 1.0 {
             self.retire();
         }
-        spent >= AHEAD
+        if spent < AHEAD / 4.0 {
+            // It has rested.
+            self.is_worn.set(false);
+        }
+        spent >= AHEAD && !self.is_worn.replace(true)
     }
 }
 
@@ -226,7 +233,7 @@ impl Connections {
         Rc::new(Connections {
             open: RefCell::default(),
             dialling: Cell::new(false),
-            wears_out: Cell::new(false),
+            worn: Cell::new(0),
             retired: Cell::new(false),
             generation: Cell::new(0),
             refuses_connect: Cell::new(false),
@@ -243,13 +250,15 @@ impl Connections {
             loop {
                 // Listen before looking, or a change between the two is missed.
                 let changed = self.changed.notified();
-                if self.wears_out.replace(false)
-                    && !self.dialling.get()
-                    && self.usable() < MAX_CONNECTIONS
-                    && !lend.endpoint.backoff.rests(asked)
-                    && let Some(place) = lend.endpoint.try_connection_place(lend.limits(), false)
-                {
-                    self.dial(lend, place);
+                if self.is_to_replace() {
+                    let may_dial = self.usable() < MAX_CONNECTIONS && !lend.endpoint.backoff.rests(asked);
+                    match lend.endpoint.try_connection_place(lend.limits(), false).filter(|_| may_dial) {
+                        Some(place) => {
+                            self.worn.set(self.worn.get() - 1);
+                            self.dial(lend, place);
+                        }
+                        None => self.worn.set(0),
+                    }
                 }
                 if let Some(slot) = self.try_lend() {
                     return Ok(slot);
@@ -280,6 +289,11 @@ impl Connections {
         }
     }
 
+    /// Whether another connection is to be made beside those that are there.
+    fn is_to_replace(&self) -> bool {
+        self.worn.get() > 0 && !self.dialling.get()
+    }
+
     /// Connections that may get a stream, now or when one ends.
     fn usable(&self) -> usize {
         self.open.borrow().iter().filter(|connection| connection.is_usable()).count()
@@ -287,18 +301,19 @@ impl Connections {
 
     /// Lends a stream on an open connection, unless there is something to be done.
     pub(crate) fn try_lend(self: &Rc<Self>) -> Option<Slot> {
-        if self.wears_out.get() {
+        if self.is_to_replace() {
             return None;
         }
         let open = self.open.borrow();
         let connection = open.iter().find(|connection| connection.has_room())?;
-        if connection.count_frames() && open.iter().filter(|connection| connection.is_usable()).count() <= 1 {
-            self.wears_out.set(!self.dialling.get());
-        }
         connection.streams.set(connection.streams.get() + 1);
         connection.lent.set(connection.lent.get() + 1);
         if connection.lent.get() >= MAX_LENT {
             connection.retire();
+        }
+        // The stream counts already: a connection that is retired now ends after it.
+        if connection.wears_out() {
+            self.worn.set(self.worn.get() + 1);
         }
         Some(Slot { connection: connection.clone(), owner: self.clone(), settled: Cell::new(false) })
     }
@@ -412,12 +427,10 @@ impl Connections {
             }
         }
         // What the peer says may be what somebody waits for: more streams, or that there will be none.
-        let told = || (connection.client.max_streams(), connection.client.is_going_away());
-        let (mut task, mut before) = (std::pin::pin!(task), told());
+        let mut task = std::pin::pin!(task);
         let task = poll_fn(|cx| {
             let ended = task.as_mut().poll(cx);
-            if before != told() {
-                before = told();
+            if connection.client.take_news() {
                 self.changed.notify_waiters();
             }
             ended
@@ -462,10 +475,11 @@ fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
         streams: Cell::new(0),
         lent: Cell::new(0),
         opened: now,
-        resets: RefCell::new(Allowance::new(RESETS_MAX, WINDOW)),
-        malformed: RefCell::new(Allowance::new(MALFORMED_MAX, WINDOW)),
-        frames: RefCell::new(Allowance::new(FRAMES_MAX, WINDOW)),
+        resets: RefCell::new(Allowance::new(RESETS, RESETS, WINDOW)),
+        malformed: RefCell::new(Allowance::new(MALFORMED, MALFORMED, WINDOW)),
+        frames: RefCell::new(Allowance::new(FRAMES.0, FRAMES.1, WINDOW)),
         frames_counted: Cell::new(0),
+        is_worn: Cell::new(false),
         retired: Cell::new(false),
         carries_tunnels: Cell::new(false),
         idle: Notify::new(),
