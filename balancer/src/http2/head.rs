@@ -86,7 +86,7 @@ impl Block {
 
     fn add_field(&mut self, name: &HeaderName, value: &HeaderValue) {
         let of_connection = [&CONNECTION, &TRANSFER_ENCODING, &UPGRADE, &KEEP_ALIVE, &PROXY_CONNECTION].contains(&name);
-        if NOT_PASSED_ON.contains(&name) {
+        if name.as_str().starts_with("proxy") && NOT_PASSED_ON.contains(&name) {
             return;
         }
         let is_blank = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
