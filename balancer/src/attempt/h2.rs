@@ -95,6 +95,7 @@ impl Attempt<'_> {
         .await;
         match outcome {
             Ok((head, uploaded)) => {
+                slot.introduced(head.headers());
                 if let Some(to) = self.route_to(head.headers()) {
                     return Err(routed(to, &response, slot, pump, idle_source));
                 }
