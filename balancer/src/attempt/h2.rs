@@ -206,6 +206,9 @@ impl Running {
         if self.pump.is_none() && self.download.is_end() {
             self.slot.settle();
         }
+        if self.pump.is_some() || self.unwanted.is_some() {
+            self.slot.left_unread();
+        }
         match (self.pump, self.unwanted) {
             (Some(pump), _) => pump.cancel().into_rest(),
             (None, unwanted) => unwanted.map_or(Received::Empty, |rest| *rest),

@@ -98,6 +98,11 @@ impl Client {
         self.0.state.borrow().peer.takes_connect
     }
 
+    /// What the peer lets this side send, on all streams together.
+    pub(crate) fn window(&self) -> i64 {
+        self.0.state.borrow().send_window
+    }
+
     /// HEADERS and DATA that were sent on it.
     pub(crate) fn frames(&self) -> u64 {
         self.0.state.borrow().frames

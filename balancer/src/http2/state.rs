@@ -72,7 +72,7 @@ pub(super) struct State {
     /// Whose frame is being read.
     pub(super) reading: u32,
     /// What the connection's window lets this side send.
-    send_window: i64,
+    pub(super) send_window: i64,
     /// What it lets the peer send.
     receive_window: i64,
     /// Received and read, and not given back to the window yet.

@@ -54,6 +54,8 @@ const RESETS: u32 = 120;
 /// (`max_received_frame_rate`). Others do not count them, and 100,000 requests a second over connections that last so short
 /// cost 3 to 6 % more: a new connection batches less.
 const FRAMES: (u32, u32) = (7_000, 2_000);
+/// Less of a connection's window is too little, where it may not come back: a half of what it is at first.
+const LOW_WINDOW: i64 = 32 * 1024;
 /// How many responses of a connection are looked at for what the endpoint says it is.
 const INTRODUCTION: u32 = 8;
 /// How many frames are counted at once: it takes a look at the clock.
@@ -181,6 +183,15 @@ impl Slot {
             if fields.get(SERVER).is_some_and(|server| server == "Cowboy") {
                 self.owner.counts_frames.set(true);
             }
+        }
+    }
+
+    /// The endpoint has answered without reading all of the request. Cowboy gives back nothing of the connection's window for what it
+    /// did not read: with little left of it, uploads and WebSockets of others would wait for ever.
+    pub(crate) fn left_unread(&self) {
+        if self.client().window() < LOW_WINDOW {
+            debug!("little is left of the connection's window");
+            self.connection.retire();
         }
     }
 
