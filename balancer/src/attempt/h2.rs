@@ -206,7 +206,7 @@ impl Running {
         if self.pump.is_none() && self.download.is_end() {
             self.slot.settle();
         }
-        if self.pump.is_some() || self.unwanted.is_some() {
+        if self.unwanted.is_some() {
             self.slot.left_unread();
         }
         match (self.pump, self.unwanted) {

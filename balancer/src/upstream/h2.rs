@@ -6,6 +6,7 @@
 
 #[cfg(test)]
 mod tests;
+mod wear;
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -15,16 +16,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderMap;
-use http::header::SERVER;
 use tidelock_core::retry::Failure;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use self::wear::{Wear, Worn};
 use super::dial::Wanted;
 use super::places::QueueFull;
 use super::{ConnectionPlace, Endpoint, Lend, LendError};
-use crate::budget::Allowance;
 use crate::http2::{Client, Config, End, Reason};
 use crate::socket::Socket;
 use crate::websocket::CLOSE_TIME;
@@ -44,27 +44,6 @@ const EMPTY_FRAMES_MAX: usize = 20_000;
 const MAX_STREAMS: usize = 256;
 /// Connections to one endpoint from one worker.
 const MAX_CONNECTIONS: usize = 8;
-/// Over what time endpoints count what follows.
-const WINDOW: Duration = Duration::from_secs(10);
-/// Streams that the balancer may cancel on one connection at once, and as many more in [`WINDOW`], before new ones go to another
-/// connection (H6). Bandit closes a connection with all its streams at 500; what still runs when the budget is spent stays below
-/// that, however it ends.
-const RESETS: u32 = 120;
-/// HEADERS and DATA frames at once, and more in [`WINDOW`], where the endpoint is Cowboy, which closes a connection at 10,000
-/// (`max_received_frame_rate`). Others do not count them, and 100,000 requests a second over connections that last so short
-/// cost 3 to 6 % more: a new connection batches less.
-const FRAMES: (u32, u32) = (7_000, 2_000);
-/// Less of a connection's window is too little, where it may not come back: a half of what it is at first.
-const LOW_WINDOW: i64 = 32 * 1024;
-/// How many responses of a connection are looked at for what the endpoint says it is.
-const INTRODUCTION: u32 = 8;
-/// How many frames are counted at once: it takes a look at the clock.
-const FRAMES_STEP: u64 = 64;
-/// How much of the frames is spent when another connection is made, before nothing is left.
-const AHEAD: f32 = 0.5;
-/// Streams that the endpoint has reset as malformed, in the same way as [`RESETS`]. Cowboy closes a connection at 10
-/// (`max_reset_stream_rate`): nobody knows what it will find malformed, and who asks so shall ask alone.
-const MALFORMED: u32 = 4;
 /// Streams in a connection's life: stream ids end at 2^31, every other one is ours.
 const MAX_LENT: u32 = 1_000_000_000;
 /// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
@@ -76,7 +55,7 @@ const PONG_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Connections {
     open: RefCell<Vec<Rc<Connection>>>,
     dialling: Cell<bool>,
-    /// The endpoint says that it is Cowboy, which counts frames ([`FRAMES`]).
+    /// The endpoint says that it counts frames.
     counts_frames: Cell<bool>,
     /// Connections that take new streams for a moment only, and for each of which another one is to be made.
     worn: Cell<u32>,
@@ -96,15 +75,7 @@ pub(crate) struct Connection {
     streams: Cell<usize>,
     lent: Cell<u32>,
     opened: Instant,
-    resets: RefCell<Allowance>,
-    malformed: RefCell<Allowance>,
-    frames: RefCell<Allowance>,
-    /// Responses that were looked at for what the endpoint is.
-    heads: Cell<u32>,
-    /// How many of its frames are counted.
-    frames_counted: Cell<u64>,
-    /// Most of what its endpoint bears is spent.
-    is_worn: Cell<bool>,
+    wear: Wear,
     retired: Cell<bool>,
     carries_tunnels: Cell<bool>,
     /// Tells the connection's task that it may end when its last stream has.
@@ -177,28 +148,21 @@ impl Slot {
 
     /// What the head of a response says of the endpoint.
     pub(crate) fn introduced(&self, fields: &HeaderMap) {
-        let heads = &self.connection.heads;
-        if heads.get() < INTRODUCTION {
-            heads.set(heads.get() + 1);
-            if fields.get(SERVER).is_some_and(|server| server == "Cowboy") {
-                self.owner.counts_frames.set(true);
-            }
+        if self.connection.wear.is_counted_by(fields) {
+            self.owner.counts_frames.set(true);
         }
     }
 
-    /// The endpoint has answered without reading all of the request. Cowboy gives back nothing of the connection's window for what it
-    /// did not read: with little left of it, uploads and WebSockets of others would wait for ever.
+    /// The endpoint has left a part of the request unread.
     pub(crate) fn left_unread(&self) {
-        if self.client().window() < LOW_WINDOW {
-            debug!("little is left of the connection's window");
+        if Wear::is_shut(self.client()) {
             self.connection.retire();
         }
     }
 
     /// The endpoint has found the request malformed.
     pub(crate) fn was_malformed(&self) {
-        if self.connection.malformed.borrow_mut().spend(1) >= 1.0 && !self.connection.retired.get() {
-            debug!("the endpoint finds many requests malformed");
+        if self.connection.wear.malformed() {
             self.connection.retire();
         }
     }
@@ -211,45 +175,20 @@ impl Slot {
 
 impl Connection {
     fn retire(&self) {
-        self.retired.set(true);
+        if !self.retired.replace(true) {
+            debug!("a connection to an endpoint takes no new stream");
+        }
         if self.streams.get() == 0 {
             self.idle.notify_one();
         }
     }
 }
 
-impl Connection {
-    fn count_reset(&self) {
-        if self.resets.borrow_mut().spend(1) >= 1.0 && !self.retired.get() {
-            debug!("the connection's budget of resets is spent");
-            self.retire();
-        }
-    }
-
-    /// Counts what was sent; true once, when another connection is to be made.
-    fn wears_out(&self) -> bool {
-        let (sent, counted) = (self.client.frames(), self.frames_counted.get());
-        if sent - counted < FRAMES_STEP {
-            return false;
-        }
-        self.frames_counted.set(sent);
-        let spent = self.frames.borrow_mut().spend((sent - counted) as u32);
-        if spent >= 1.0 {
-            self.retire();
-        }
-        if spent < AHEAD / 4.0 {
-            // It has rested.
-            self.is_worn.set(false);
-        }
-        spent >= AHEAD && !self.is_worn.replace(true)
-    }
-}
-
 impl Drop for Slot {
     fn drop(&mut self) {
         let connection = &self.connection;
-        if !self.settled.get() {
-            connection.count_reset();
+        if !self.settled.get() && (connection.wear.reset() || Wear::is_shut(&connection.client)) {
+            connection.retire();
         }
         connection.streams.set(connection.streams.get() - 1);
         if connection.streams.get() == 0 && (self.owner.retired.get() || !connection.is_usable()) {
@@ -344,8 +283,12 @@ impl Connections {
             connection.retire();
         }
         // The stream counts already: a connection that is retired now ends after it.
-        if self.counts_frames.get() && connection.wears_out() {
-            self.worn.set(self.worn.get() + 1);
+        if self.counts_frames.get() {
+            match connection.wear.frames(&connection.client) {
+                Worn::Little => {}
+                Worn::Much => self.worn.set(self.worn.get() + 1),
+                Worn::Out => connection.retire(),
+            }
         }
         Some(Slot { connection: connection.clone(), owner: self.clone(), settled: Cell::new(false) })
     }
@@ -507,12 +450,7 @@ fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
         streams: Cell::new(0),
         lent: Cell::new(0),
         opened: now,
-        resets: RefCell::new(Allowance::new(RESETS, RESETS, WINDOW)),
-        malformed: RefCell::new(Allowance::new(MALFORMED, MALFORMED, WINDOW)),
-        frames: RefCell::new(Allowance::new(FRAMES.0, FRAMES.1, WINDOW)),
-        heads: Cell::new(0),
-        frames_counted: Cell::new(0),
-        is_worn: Cell::new(false),
+        wear: Wear::new(),
         retired: Cell::new(false),
         carries_tunnels: Cell::new(false),
         idle: Notify::new(),

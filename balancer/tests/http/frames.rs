@@ -241,6 +241,15 @@ impl Peer {
         }
     }
 
+    /// The same, where the connection may end: little may be left of its window.
+    pub(crate) async fn quiet_or_over(&mut self) {
+        for _ in 0..3 {
+            let events = self.ping().await;
+            let is_end = |event: &Event| matches!(event, Event::GoAway { code: NO_ERROR, .. } | Event::Closed);
+            assert!(events.iter().all(is_end), "nothing more was to come, but: {events:?}");
+        }
+    }
+
     pub(crate) async fn expect_headers(&mut self) -> (u32, Fields, bool) {
         match self.next().await {
             Event::Headers { stream, fields, end } => (stream, fields, end),

@@ -115,7 +115,7 @@ async fn an_abort_during_the_wait_is_a_cancel() {
     let (mut client, mut upstream, at, _) = held_back(&fleet, &endpoint).await;
     client.reset(1, CANCEL).await;
     assert_eq!(upstream.expect_reset(at).await, CANCEL);
-    upstream.quiet().await;
+    upstream.quiet_or_over().await;
 }
 
 /// As gRPC streams do it: each message is answered before the next one is sent.

@@ -99,32 +99,38 @@ async fn a_total_that_is_over_keeps_the_connection() {
 /// Cowboy 2.8 gives back nothing of the connection's window for what an app has not read: what comes then is sent on another one.
 #[tokio::test]
 async fn a_window_that_does_not_come_back_is_left() {
-    let endpoint = Endpoint::listen("a").await;
-    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let mut quiet = fleet.h2().await;
-    let patient = quiet.get("/patient").await;
-    let mut first = endpoint.h2().await;
-    let at = first.expect_request().await.stream;
-    let mut client = fleet.h2().await;
-    let upload = client.request("POST", "/", &[], false).await;
-    client.body(upload, &[b'x'; 40_000], false).await;
-    let (theirs, ..) = first.expect_headers().await;
-    let mut unread = 0;
-    while unread < 40_000 {
-        unread += first.expect_data().await.1.len();
+    for is_answered in [true, false] {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+        let mut quiet = fleet.h2().await;
+        let patient = quiet.get("/patient").await;
+        let mut first = endpoint.h2().await;
+        let at = first.expect_request().await.stream;
+        let mut client = fleet.h2().await;
+        let upload = client.request("POST", "/", &[], false).await;
+        client.body(upload, &[b'x'; 40_000], false).await;
+        let (theirs, ..) = first.expect_headers().await;
+        let mut unread = 0;
+        while unread < 40_000 {
+            unread += first.expect_data().await.1.len();
+        }
+        if is_answered {
+            first.respond(theirs, "429", b"no").await;
+            assert_eq!(client.response(upload).await.whole(), ("429", &b"no"[..]));
+        } else {
+            client.reset(upload, crate::frames::CANCEL).await;
+        }
+        assert_eq!(first.expect_reset(theirs).await, crate::frames::CANCEL);
+        let upload = client.request("POST", "/", &[], false).await;
+        client.body(upload, &[b'x'; 50_000], true).await;
+        let mut second = endpoint.h2().await;
+        let request = second.expect_request().await;
+        assert_eq!(request.body.len(), 50_000);
+        second.respond(request.stream, "200", b"read").await;
+        assert_eq!(client.response(upload).await.whole(), ("200", &b"read"[..]));
+        first.respond(at, "200", b"first").await;
+        assert_eq!(quiet.response(patient).await.whole(), ("200", &b"first"[..]), "what runs on it runs on");
     }
-    first.respond(theirs, "429", b"no").await;
-    assert_eq!(client.response(upload).await.whole(), ("429", &b"no"[..]));
-    assert_eq!(first.expect_reset(theirs).await, crate::frames::CANCEL);
-    let upload = client.request("POST", "/", &[], false).await;
-    client.body(upload, &[b'x'; 50_000], true).await;
-    let mut second = endpoint.h2().await;
-    let request = second.expect_request().await;
-    assert_eq!(request.body.len(), 50_000);
-    second.respond(request.stream, "200", b"read").await;
-    assert_eq!(client.response(upload).await.whole(), ("200", &b"read"[..]));
-    first.respond(at, "200", b"first").await;
-    assert_eq!(quiet.response(patient).await.whole(), ("200", &b"first"[..]), "what runs on it runs on");
 }
 
 /// Cowboy ends a connection on which more than 10,000 frames come in 10 s (`max_received_frame_rate`).
