@@ -228,6 +228,8 @@ impl H2Upload {
         if self.stream.poll_reads(cx).is_ready() || self.stream.poll_broken(cx).is_ready() {
             return Poll::Ready(());
         }
+        // It may have been given one while it got the rest of the body.
+        self.stream.yields_turn();
         let hold_back = self.hold_back;
         self.hold.get_or_insert_with(|| Box::pin(sleep(hold_back))).as_mut().poll(cx)
     }

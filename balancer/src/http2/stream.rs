@@ -121,6 +121,11 @@ impl Sender {
         Poll::Pending
     }
 
+    /// What it waits for now is something else: others have its turn.
+    pub(crate) fn yields_turn(&mut self) {
+        self.0.shared.state.borrow_mut().wants_no_turn(self.0.at);
+    }
+
     /// Whether the window is so wide (above 256 KiB) that the peer buffers what nobody has read. One that reads
     /// before it asks for more (Bandit) stays at the default.
     pub(crate) fn is_wide(&self) -> bool {
@@ -130,7 +135,7 @@ impl Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        self.0.shared.state.borrow_mut().wants_no_turn(self.0.at);
+        self.yields_turn();
     }
 }
 

@@ -178,15 +178,16 @@ async fn a_switch_has_no_length() {
     assert_eq!(field(&fields, "content-length"), None);
 }
 
+const UPGRADE: &str = "GET /socket HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n";
+
 /// An upgrade with a body is none; at least it is answered.
 #[tokio::test]
 async fn an_upgrade_with_a_body_is_answered() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
     let mut client = fleet.h1().await;
-    let head = "GET /socket HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\ncontent-length: 5\r\n";
-    client.request(head, "hello").await;
+    client.request(&format!("{UPGRADE}content-length: 5\r\n"), "hello").await;
     let answers = async {
         let mut upstream = endpoint.h1().await;
         if upstream.try_head().await.is_some() {
@@ -205,9 +206,7 @@ async fn a_connect_has_no_length() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
     let mut client = fleet.h1().await;
-    let head = "GET /socket HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
-             sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\ncontent-length: 0\r\n";
-    client.request(head, "").await;
+    client.request(&format!("{UPGRADE}content-length: 0\r\n"), "").await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, &[(8, 1)]).await;
     let (_, fields, _) = upstream.expect_headers().await;
     assert_eq!((field(&fields, ":method"), field(&fields, "content-length")), (Some("CONNECT"), None));

@@ -11,58 +11,58 @@ use crate::fleet::{Endpoint, Fleet, H2c, config};
 use crate::frames::{Event, Peer};
 use crate::hpack::field;
 
-/// An endpoint that takes more streams than before is given them.
-#[tokio::test]
-async fn who_waits_for_a_stream_hears_that_there_may_be_more() {
+/// What is looked for comes at once, not when somebody gives up waiting.
+const AT_ONCE: Duration = Duration::from_secs(2);
+
+/// A fleet of one connection to its endpoint.
+async fn one_connection() -> (Endpoint, Fleet, Peer) {
     let endpoint = Endpoint::listen("a").await;
     let spec = json!({"protocol": "h2c", "limits": {"max_connections": 1}});
     let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
-    let mut client = fleet.h2().await;
-    let _first = client.get("/long").await;
+    let client = fleet.h2().await;
+    (endpoint, fleet, client)
+}
+
+/// An endpoint that takes one stream at a time, has one, and another one waits.
+async fn one_at_a_time() -> (Endpoint, Fleet, Peer, Peer, u32) {
+    let (endpoint, fleet, mut client) = one_connection().await;
+    client.get("/long").await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, &[(3, 1)]).await;
-    upstream.expect_request().await;
+    let first = upstream.expect_request().await.stream;
     upstream.ping().await;
-    let _second = client.get("/next").await;
+    client.get("/next").await;
     client.quiet().await;
     upstream.quiet().await;
+    (endpoint, fleet, client, upstream, first)
+}
+
+/// An endpoint that takes more streams than before is given them.
+#[tokio::test]
+async fn who_waits_for_a_stream_hears_that_there_may_be_more() {
+    let (_endpoint, _fleet, _client, mut upstream, _) = one_at_a_time().await;
     // SETTINGS_MAX_CONCURRENT_STREAMS 100.
     upstream.frame(4, 0, 0, &[0, 3, 0, 0, 0, 100]).await;
-    let request = tokio::time::timeout(std::time::Duration::from_secs(2), upstream.expect_request()).await;
-    let request = request.expect("there is a stream for it now");
+    let request = tokio::time::timeout(AT_ONCE, upstream.expect_request()).await.expect("there is a stream for it now");
     assert_eq!(field(&request.fields, ":path"), Some("/next"));
 }
 
 /// GOAWAY: the connection is of no use to those who wait; they may have another.
 #[tokio::test]
 async fn who_waits_for_a_stream_hears_that_the_connection_goes() {
-    let endpoint = Endpoint::listen("a").await;
-    let spec = json!({"protocol": "h2c", "limits": {"max_connections": 1}});
-    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
-    let mut client = fleet.h2().await;
-    let _first = client.get("/long").await;
-    let mut upstream = Peer::endpoint(endpoint.accept().await, &[(3, 1)]).await;
-    let first = upstream.expect_request().await;
-    upstream.ping().await;
-    let _second = client.get("/next").await;
-    client.quiet().await;
-    upstream.quiet().await;
-    upstream.go_away(first.stream, 0).await;
+    let (endpoint, _fleet, _client, mut upstream, first) = one_at_a_time().await;
+    upstream.go_away(first, 0).await;
     let next = async {
         let mut upstream = endpoint.h2().await;
         upstream.expect_request().await
     };
-    let request = tokio::time::timeout(std::time::Duration::from_secs(2), next).await;
-    let request = request.expect("a new connection");
+    let request = tokio::time::timeout(AT_ONCE, next).await.expect("a new connection");
     assert_eq!(field(&request.fields, ":path"), Some("/next"));
 }
 
-/// Two requests that found no room on a first connection, without a limit.
+/// Before an endpoint has said how many streams it takes it gets a hundred; the others follow when it has.
 #[tokio::test]
 async fn a_burst_beyond_a_hundred() {
-    let endpoint = Endpoint::listen("a").await;
-    let spec = json!({"protocol": "h2c", "limits": {"max_connections": 1}});
-    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
-    let mut client = fleet.h2().await;
+    let (endpoint, _fleet, mut client) = one_connection().await;
     for _ in 0..120 {
         client.get("/poll").await;
     }

@@ -92,6 +92,8 @@ fn a_turn_is_a_share() {
         drop(state);
         assert!(two.poll_capacity(cx).is_pending(), "it came second");
         assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(16_384)));
+        one.yields_turn();
+        assert_eq!(two.poll_capacity(cx), Poll::Ready(Ok(16_384)), "who does not use its turn gives it on");
         drained(cx);
         drop(two);
         one.send_data(body(16_384), false).unwrap();
