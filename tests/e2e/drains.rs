@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::support::eventually;
@@ -112,11 +112,14 @@ async fn at_the_deadline_what_is_left_is_cut_and_a_cancelled_drain_cuts_nothing(
     let drain = api.drain("demo", &home, json!({ "mode": "sessions", "deadline_seconds": 1 })).await;
     let cut = h2.exchange(get("/stream?chunks=100&bytes=10&interval_ms=200", &cookie), 1).await;
     assert!(cut.is_err(), "a stream beyond the deadline is cut, and does not look whole: {cut:?}");
-    eventually("the drain has ended", READY, async || {
-        let drain = api.get(&format!("/v1/drains/{drain}")).await;
-        (drain["state"] != "draining").then_some(())
+    let ended = eventually("the drain has ended", READY, async || {
+        let all = api.get("/v1/drains").await;
+        let is_over = |one: &Value| one["id"] == json!(drain) && one["state"] != "draining";
+        all["drains"].as_array()?.iter().any(is_over).then(|| all["epoch"].as_u64())?
     })
     .await;
+    // Requests hear of it a moment later: until then the endpoint could not be reached, and that is the reason told.
+    fleet.until_epoch(ended).await;
     let moved = h2.get("/counter", &cookie).await.expect("an answer");
     assert_eq!(moved.header("tidelock-affinity"), Some("moved:draining"));
 }
