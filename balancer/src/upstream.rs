@@ -27,6 +27,7 @@ use crate::socket::Socket;
 use crate::worker::Worker;
 use backoff::Backoff;
 use dial::{Dialer, Spoken, Wanted};
+use h2::Use;
 use lasting::Lasting;
 use places::{QueueFull, RequestPlace};
 
@@ -39,9 +40,13 @@ pub(crate) struct Endpoint {
     pub(crate) state: Arc<EndpointState>,
     pub(crate) h1: Rc<h1::Connections>,
     pub(crate) h2: Rc<h2::Connections>,
+    /// Over HTTP/2, where WebSockets are streams.
+    pub(crate) websockets: Rc<h2::Connections>,
     dialer: RefCell<Rc<Dialer>>,
     /// What it speaks, where the pool leaves that to it.
     spoken: Cell<Option<Spoken>>,
+    /// Whether it takes WebSockets on streams. None: it has not said yet.
+    takes_connect: Rc<Cell<Option<bool>>>,
     asking: Cell<bool>,
     /// Woken when it has been asked what it speaks.
     asked: Notify,
@@ -222,15 +227,18 @@ impl Endpoint {
         state: Arc<EndpointState>,
         dialer: Rc<Dialer>,
     ) -> Endpoint {
+        let takes_connect = Rc::default();
         Endpoint {
             id,
             name,
             address,
             state,
             h1: Rc::default(),
-            h2: h2::Connections::new(),
+            h2: h2::Connections::new(Use::Requests, &takes_connect),
+            websockets: h2::Connections::new(Use::WebSockets, &takes_connect),
             dialer: RefCell::new(dialer),
             spoken: Cell::new(None),
+            takes_connect,
             asking: Cell::new(false),
             asked: Notify::new(),
             backoff: Backoff::default(),
@@ -252,9 +260,11 @@ impl Endpoint {
         if !Rc::ptr_eq(&self.dialer.borrow(), dialer) {
             self.dialer.replace(dialer.clone());
             self.spoken.set(None);
+            self.takes_connect.set(None);
             self.backoff.succeeded();
             self.h1.renew();
             self.h2.renew();
+            self.websockets.renew();
         }
     }
 
@@ -268,6 +278,7 @@ impl Endpoint {
     pub(crate) fn sweep(&self) {
         self.h1.sweep();
         self.h2.sweep(self.max_age.get());
+        self.websockets.sweep(self.max_age.get());
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -277,6 +288,11 @@ impl Endpoint {
     /// What it speaks, as far as that is known.
     pub(crate) fn spoken(&self) -> Option<Spoken> {
         self.dialer.borrow().spoken().or(self.spoken.get())
+    }
+
+    /// Whether it takes WebSockets on streams of HTTP/2, as far as that is known.
+    pub(crate) fn takes_connect(&self) -> Option<bool> {
+        self.takes_connect.get()
     }
 
     /// What came of dialling it.
@@ -290,6 +306,7 @@ impl Endpoint {
                 // was not made has a place still.
                 if self.connections.get() <= 1 {
                     self.spoken.set(None);
+                    self.takes_connect.set(None);
                 }
                 self.state.suspected.notify_one();
                 match self.backoff.failed(random) {
@@ -332,6 +349,7 @@ impl Endpoint {
     pub(crate) fn retire(&self) {
         self.h1.retire();
         self.h2.retire();
+        self.websockets.retire();
     }
 
     /// A cancelled drain: the endpoint is in use again.
@@ -339,6 +357,7 @@ impl Endpoint {
         self.deadline_of.set(None);
         self.h1.reopen();
         self.h2.reopen();
+        self.websockets.reopen();
         self.cut.lower();
     }
 

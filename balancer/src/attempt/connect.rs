@@ -1,5 +1,5 @@
 //! An attempt to open a WebSocket at an HTTP/2 endpoint by an extended CONNECT (RFC 8441): one more
-//! stream on a connection that is there, instead of a connection of its own.
+//! stream on a connection that WebSockets share, instead of a connection for each.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -42,10 +42,10 @@ impl Answer {
 impl Attempt<'_> {
     /// A stream for a WebSocket, if the endpoint takes them by extended CONNECT.
     pub(crate) async fn connect_slot(&self) -> Result<Option<Slot>, Failed> {
-        let connections = &self.endpoint.h2;
-        if connections.refuses_connect() {
+        if self.endpoint.takes_connect() == Some(false) {
             return Ok(None);
         }
+        let connections = &self.endpoint.websockets;
         let lend = self.lend();
         let slot = match connections.try_lend() {
             Some(slot) => slot,
@@ -55,15 +55,13 @@ impl Attempt<'_> {
         if takes == Some(true) {
             return Ok(Some(slot));
         }
-        // Nothing was sent on it.
+        // Nothing was sent on it, and nothing will be.
         slot.settle();
-        if takes.is_none() {
-            // A connection on which nothing comes is of no use to anybody.
-            slot.retire_connection();
-            return Err(Failed::Endpoint(Failure::Connect, Source::gone()));
+        slot.retire_connection();
+        match takes {
+            None => Err(Failed::Endpoint(Failure::Connect, Source::gone())),
+            Some(_) => Ok(None),
         }
-        connections.refuse_connect();
-        Ok(None)
     }
 
     /// Asks on `slot` and waits for the final response's head.

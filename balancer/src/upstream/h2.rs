@@ -42,8 +42,8 @@ const MAX_HEADER_BYTES: u32 = 128 * 1024;
 const EMPTY_FRAMES_MAX: usize = 20_000;
 /// Streams on one connection, below whatever the endpoint allows: Bandit names no limit.
 const MAX_STREAMS: usize = 256;
-/// Connections to one endpoint from one worker.
-const MAX_CONNECTIONS: usize = 8;
+/// Connections to one endpoint from one worker, of each use: 16,384 streams.
+const MAX_CONNECTIONS: usize = 64;
 /// Streams in a connection's life: stream ids end at 2^31, every other one is ours.
 const MAX_LENT: u32 = 1_000_000_000;
 /// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
@@ -51,8 +51,18 @@ const PING_EVERY: Duration = Duration::from_secs(25);
 /// A PING is answered before anything else; an endpoint that takes longer is not there.
 const PONG_WITHIN: Duration = Duration::from_secs(10);
 
+/// What connections are for. WebSockets have their own: they last, so that they would take the streams that requests need and
+/// keep a retired connection open for days; and a request that is left unread shuts a connection's window at Cowboy, which a
+/// WebSocket would wait behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    Requests,
+    WebSockets,
+}
+
 #[derive(Debug)]
 pub(crate) struct Connections {
+    used_for: Use,
     open: RefCell<Vec<Rc<Connection>>>,
     dialling: Cell<bool>,
     /// The endpoint says that it counts frames.
@@ -63,8 +73,8 @@ pub(crate) struct Connections {
     retired: Cell<bool>,
     /// Grows when those before are not to be used again.
     generation: Cell<u32>,
-    /// The connection made last takes no WebSockets on its streams.
-    refuses_connect: Cell<bool>,
+    /// Whether the endpoint takes WebSockets on streams, as the SETTINGS that came last say.
+    takes_connect: Rc<Cell<Option<bool>>>,
     /// Woken when a dial has ended or a stream is free.
     changed: Notify,
 }
@@ -77,7 +87,6 @@ pub(crate) struct Connection {
     opened: Instant,
     wear: Wear,
     retired: Cell<bool>,
-    carries_tunnels: Cell<bool>,
     /// Tells the connection's task that it may end when its last stream has.
     idle: Notify,
 }
@@ -127,11 +136,6 @@ impl Slot {
     pub(crate) async fn takes_connect(&self, limit: Duration) -> Option<bool> {
         timeout(limit, self.client().settings()).await.ok()?;
         self.client().has_settings().then(|| self.client().takes_connect())
-    }
-
-    /// The stream is a WebSocket's, which is given time to close when its endpoint is cut off.
-    pub(crate) fn carries_tunnel(&self) {
-        self.connection.carries_tunnels.set(true);
     }
 
     /// A request on the stream has failed before its response. `since` is the connection's reads when it
@@ -199,15 +203,16 @@ impl Drop for Slot {
 }
 
 impl Connections {
-    pub(crate) fn new() -> Rc<Connections> {
+    pub(crate) fn new(used_for: Use, takes_connect: &Rc<Cell<Option<bool>>>) -> Rc<Connections> {
         Rc::new(Connections {
+            used_for,
             open: RefCell::default(),
             dialling: Cell::new(false),
             counts_frames: Cell::new(false),
             worn: Cell::new(0),
             retired: Cell::new(false),
             generation: Cell::new(0),
-            refuses_connect: Cell::new(false),
+            takes_connect: takes_connect.clone(),
             changed: Notify::new(),
         })
     }
@@ -246,6 +251,12 @@ impl Connections {
                 {
                     self.dial(lend, place);
                 }
+                // One where it may have to wait for others is better than none.
+                if !self.dialling.get()
+                    && let Some(slot) = self.lend_where(|_| true)
+                {
+                    return Ok(slot);
+                }
                 // Who waits for a connection that is being made is in no queue.
                 if !self.dialling.get() && queued.is_none() {
                     queued = Some(places.enqueue(lend.limits()).map_err(|QueueFull| LendError::Full)?);
@@ -255,8 +266,10 @@ impl Connections {
         };
         match timeout(lend.connect_limit(), wait).await {
             Ok(result) => result,
-            Err(_) if self.usable() == 0 => Err(LendError::Connect),
-            Err(_) => Err(LendError::Full),
+            Err(_) => self.lend_where(|_| true).ok_or(match self.usable() {
+                0 => LendError::Connect,
+                _ => LendError::Full,
+            }),
         }
     }
 
@@ -275,8 +288,12 @@ impl Connections {
         if self.is_to_replace() {
             return None;
         }
+        self.lend_where(|connection| !connection.wear.stands())
+    }
+
+    fn lend_where(self: &Rc<Self>, suits: impl Fn(&Connection) -> bool) -> Option<Slot> {
         let open = self.open.borrow();
-        let connection = open.iter().find(|connection| connection.has_room())?;
+        let connection = open.iter().find(|connection| connection.has_room() && suits(connection))?;
         connection.streams.set(connection.streams.get() + 1);
         connection.lent.set(connection.lent.get() + 1);
         if connection.lent.get() >= MAX_LENT {
@@ -291,16 +308,6 @@ impl Connections {
             }
         }
         Some(Slot { connection: connection.clone(), owner: self.clone(), settled: Cell::new(false) })
-    }
-
-    /// Whether the endpoint has shown that it takes no WebSockets on streams: there is no need to
-    /// open a connection to hear it again.
-    pub(crate) fn refuses_connect(&self) -> bool {
-        self.refuses_connect.get()
-    }
-
-    pub(crate) fn refuse_connect(&self) {
-        self.refuses_connect.set(true);
     }
 
     /// Takes old connections out of use; not all at once.
@@ -390,7 +397,6 @@ impl Connections {
             // The pool reaches its endpoints otherwise now: not even those who wait may use this one.
             return self.changed.notify_waiters();
         }
-        self.refuses_connect.set(false);
         self.open.borrow_mut().push(connection.clone());
         self.changed.notify_waiters();
         if self.retired.get() {
@@ -406,13 +412,17 @@ impl Connections {
         let task = poll_fn(|cx| {
             let ended = task.as_mut().poll(cx);
             if connection.client.take_news() {
+                if connection.client.has_settings() {
+                    self.takes_connect.set(Some(connection.client.takes_connect()));
+                }
                 self.changed.notify_waiters();
             }
             ended
         });
         let cut = async {
             cut.await;
-            if connection.carries_tunnels.get() {
+            if self.used_for == Use::WebSockets {
+                // They are given time to close.
                 tokio::time::sleep(CLOSE_TIME).await;
             }
         };
@@ -452,7 +462,6 @@ fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
         opened: now,
         wear: Wear::new(),
         retired: Cell::new(false),
-        carries_tunnels: Cell::new(false),
         idle: Notify::new(),
     });
     let held = connection.clone();
@@ -460,6 +469,7 @@ fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
         tokio::select! {
             ended = poll_fn(|cx| {
                 let ended = http2.poll_read(cx);
+                held.wear.watch(&held.client);
                 let _ = http2.poll_write(cx);
                 match ended {
                     // A GOAWAY on an idle connection: nobody else would end it.

@@ -97,7 +97,6 @@ impl StreamSide {
 
     /// An endpoint's.
     pub(crate) fn upstream(receive: Received, send: Sender, slot: Slot) -> StreamSide {
-        slot.carries_tunnel();
         let mut side = StreamSide::downstream(receive, send);
         side.slot = Some(slot);
         side

@@ -133,6 +133,46 @@ async fn a_window_that_does_not_come_back_is_left() {
     }
 }
 
+/// Cowboy gives back the window of what its app has read, and the app may take its time: nobody else waits for that, as long as
+/// there may be another connection.
+#[tokio::test]
+async fn an_upload_that_is_not_read_yet_holds_up_no_other() {
+    for max_connections in [None, Some(1)] {
+        let endpoint = Endpoint::listen("a").await;
+        let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+        fleet.change(json!({ "protocol": "h2c", "limits": { "max_connections": max_connections } })).await;
+        let mut slow = fleet.h2().await;
+        let upload = slow.request("POST", "/slow", &[], false).await;
+        slow.body(upload, &[b'x'; 60_000], true).await;
+        let mut first = endpoint.h2().await;
+        let (at, ..) = first.expect_headers().await;
+        while !first.expect_data().await.2 {}
+        // Longer than a window is low where all is well.
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut client = fleet.h2().await;
+        let other = client.request("POST", "/", &[], false).await;
+        client.body(other, b"little", true).await;
+        let mut elsewhere = match max_connections {
+            None => Some(endpoint.h2().await),
+            Some(_) => None,
+        };
+        let peer = elsewhere.as_mut().unwrap_or(&mut first);
+        let request = tokio::time::timeout(AT_ONCE, peer.expect_request()).await.expect("at once");
+        assert_eq!(request.body, b"little");
+        peer.respond(request.stream, "204", b"").await;
+        assert_eq!(client.response(other).await.status(), "204");
+        // Read now, and as good as new.
+        first.window_update(0, 60_000).await;
+        first.respond(at, "200", b"read").await;
+        assert_eq!(slow.response(upload).await.whole(), ("200", &b"read"[..]));
+        drop(elsewhere);
+        let third = client.get("/third").await;
+        let at = first.expect_request().await.stream;
+        first.respond(at, "200", b"third").await;
+        assert_eq!(client.response(third).await.whole(), ("200", &b"third"[..]));
+    }
+}
+
 /// Cowboy ends a connection on which more than 10,000 frames come in 10 s (`max_received_frame_rate`).
 const FRAMES_MAX: usize = 10_000;
 

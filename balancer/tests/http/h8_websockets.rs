@@ -213,7 +213,7 @@ async fn connected(upstream: &mut Peer, path: &str) -> u32 {
     stream
 }
 
-/// An upgrade becomes a stream, next to the requests on the same connection.
+/// An upgrade becomes a stream, next to others on a connection of their own: they last, and requests need their streams.
 #[tokio::test]
 async fn an_endpoint_that_takes_websockets_on_streams_gets_them() {
     let endpoint = Endpoint::listen("a").await;
@@ -241,10 +241,11 @@ async fn an_endpoint_that_takes_websockets_on_streams_gets_them() {
     assert_eq!(upstream.expect_data().await, (of_h2, b"\x82\x81\0\0\0\0u".to_vec(), false));
     upstream.data(of_h2, b"\x82\x01d", false).await;
     assert_eq!(h2.expect_data().await, (of_client, b"\x82\x01d".to_vec(), false));
-    // A request next to them.
+    // A request goes elsewhere.
     let stream = h2.get("/").await;
-    let request = upstream.expect_request().await;
-    upstream.respond(request.stream, "204", b"").await;
+    let mut requests = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    let request = requests.expect_request().await;
+    requests.respond(request.stream, "204", b"").await;
     assert_eq!(h2.response(stream).await.status(), "204");
     // A close and its answer, then both sides' ends.
     upstream.data(of_h1, b"\x88\x02\x03\xe8", true).await;
@@ -262,7 +263,7 @@ async fn an_endpoint_that_takes_websockets_on_streams_gets_them() {
     upstream.reset(of_h2, CANCEL).await;
     assert_eq!(h2.expect_reset(of_client).await, CANCEL);
     fleet.counted(&endpoint, crate::drains::counts(0, 0)).await;
-    assert!(endpoint.nobody(), "one connection for all");
+    assert!(endpoint.nobody(), "one connection for each use");
 }
 
 #[tokio::test]
@@ -304,13 +305,44 @@ async fn a_websocket_on_a_stream_closes_at_the_deadline() {
     fleet.counted(&endpoint, crate::drains::counts(0, 0)).await;
 }
 
+/// The connection of WebSockets closes after its last, and is one like any other again when the drain is cancelled.
+#[tokio::test]
+async fn the_connection_of_websockets_goes_with_a_drain_and_comes_back() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let open = async || {
+        let mut h1 = fleet.h1().await;
+        h1.request(UPGRADE, "").await;
+        h1
+    };
+    let mut h1 = open().await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    let stream = connected(&mut upstream, "/socket").await;
+    assert_eq!(h1.head().await.status(), "101");
+    fleet.drain(&endpoint, DrainMode::Streams, None).await;
+    upstream.data(stream, b"\x82\x04down", false).await;
+    assert_eq!(h1.exact(6).await.unwrap(), b"\x82\x04down");
+    drop(h1);
+    while !matches!(upstream.next().await, Event::GoAway { .. }) {}
+    drop(upstream);
+
+    fleet.cancel_drain(&endpoint).await;
+    let mut first = open().await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    connected(&mut upstream, "/socket").await;
+    assert_eq!(first.head().await.status(), "101");
+    let mut second = open().await;
+    connected(&mut upstream, "/socket").await;
+    assert_eq!(second.head().await.status(), "101");
+}
+
 /// What an endpoint does not know it is not asked again, unless it has a new connection.
 #[tokio::test]
 async fn an_endpoint_without_extended_connect_is_asked_once() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
     let (client, upstream) = websocket(&fleet, &endpoint).await;
-    // The idle connection that told it goes, as Bandit has it after a minute.
+    // The connection that told it goes: it is of no use.
     endpoint.forget();
     fleet.h2().await.quiet().await;
     let mut more = fleet.h1().await;

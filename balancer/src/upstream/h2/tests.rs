@@ -84,7 +84,7 @@ async fn old_connections_get_no_new_stream_and_end_with_their_last() {
     let aging = LocalSet::new();
     aging
         .run_until(async {
-            let (connections, max_age) = (Connections::new(), Duration::from_secs(3_600));
+            let (connections, max_age) = (Connections::new(Use::Requests, &Rc::default()), Duration::from_secs(3_600));
             let mut peers = Vec::new();
             for _ in 0..MAX_CONNECTIONS {
                 let (connection, task, theirs) = connected().await;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use http::HeaderMap;
 use http::header::SERVER;
+use tokio::time::Instant;
 
 use crate::budget::Allowance;
 use crate::http2::Client;
@@ -31,6 +32,9 @@ const INTRODUCTION: u32 = 8;
 /// Less of a connection's window is too little, where it may not come back: Cowboy gives back nothing for what its app did not
 /// read, and uploads and WebSockets of others would wait for ever. A half of what it is at first.
 const LOW_WINDOW: i64 = 32 * 1024;
+/// For how long a low window may stay as it is, before others are better off elsewhere: an app at Cowboy that takes its time
+/// before it reads one upload holds up all others of the connection.
+const WINDOW_STANDS: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Wear {
@@ -41,6 +45,8 @@ pub(super) struct Wear {
     /// It was told that another connection is to be made.
     is_worn: Cell<bool>,
     introduced: Cell<u32>,
+    /// A low window, and since when it has not grown.
+    low: Cell<Option<(i64, Instant)>>,
 }
 
 /// What its frames mean for a connection.
@@ -63,6 +69,7 @@ impl Wear {
             frames_counted: Cell::new(0),
             is_worn: Cell::new(false),
             introduced: Cell::new(0),
+            low: Cell::new(None),
         }
     }
 
@@ -79,6 +86,21 @@ impl Wear {
     /// Whether what the endpoint has not read of a stream that is over leaves too little for others.
     pub(super) fn is_shut(client: &Client) -> bool {
         client.window() < LOW_WINDOW
+    }
+
+    /// Looks at the window, after each read.
+    pub(super) fn watch(&self, client: &Client) {
+        let window = client.window();
+        match self.low.get() {
+            _ if window >= LOW_WINDOW => self.low.set(None),
+            Some((before, since)) if window <= before => self.low.set(Some((window, since))),
+            _ => self.low.set(Some((window, Instant::now()))),
+        }
+    }
+
+    /// Whether what is sent now may have to wait for others. It comes to an end, perhaps.
+    pub(super) fn stands(&self) -> bool {
+        self.low.get().is_some_and(|(_, since)| since.elapsed() > WINDOW_STANDS)
     }
 
     /// Counts what was sent.
