@@ -26,7 +26,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::config::{Config, Flags};
+use crate::config::{Config, Environment, Flags};
 use crate::{demo, demo_endpoint};
 use client::{Api, Failure};
 
@@ -219,7 +219,7 @@ struct ServeOptions {
 impl ConfigOptions {
     fn load(self) -> Result<Config, crate::config::Problems> {
         let flags = Flags { name: self.name, data_dir: self.data_dir, admin_listen: self.admin_listen };
-        Config::load(self.config.as_deref(), flags, |name| std::env::var(name).ok())
+        Config::load(self.config.as_deref(), flags, &Environment::of_process())
     }
 }
 

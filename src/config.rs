@@ -6,6 +6,7 @@
 //! Nothing here opens a socket. `docs/configuration.md` is the same list for people.
 
 mod check;
+mod environment;
 mod initial;
 mod layers;
 mod limits;
@@ -25,6 +26,7 @@ use ipnet::IpNet;
 use tidelock_core::id::Name;
 use tidelock_core::spec::Address;
 
+pub(crate) use environment::Environment;
 pub(crate) use initial::Initial;
 pub(crate) use limits::{Limits, Timeouts};
 pub(crate) use problem::Problems;
@@ -191,11 +193,7 @@ impl Flags {
 
 impl Config {
     /// Reads `path` (none: defaults, environment and flags alone) and the files it names.
-    pub(crate) fn load(
-        path: Option<&Path>,
-        overrides: Flags,
-        env: impl Fn(&str) -> Option<String>,
-    ) -> Result<Config, Problems> {
+    pub(crate) fn load(path: Option<&Path>, overrides: Flags, env: &Environment) -> Result<Config, Problems> {
         let mut problems = Problems::default();
         let text = match path.map(read::text).transpose() {
             Ok(text) => text,
@@ -205,7 +203,7 @@ impl Config {
             }
         };
         let file = text.as_ref().map(|text| text.parse(&mut problems));
-        let layers = layers::Layers::new(file.as_ref(), &overrides, &env);
+        let layers = layers::Layers::new(file.as_ref(), &overrides, env);
         let draft = shape::shape(&layers);
         problems.extend(layers.into_problems());
         let config = check::check(draft, &mut problems);

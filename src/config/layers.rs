@@ -10,19 +10,19 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::Flags;
+use super::environment::{Environment, variable};
 use super::problem::{Problem, Source};
 use super::read::File;
 use super::scalar::{Scalar, kind};
 use super::suggest::nearest;
 
-type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// An item of a list, good or not, and where it was written.
 type Item<T> = (Source, Result<T, String>);
 
 pub(super) struct Layers<'a> {
     file: Option<&'a File<'a>>,
     flags: &'a Flags,
-    env: Env<'a>,
+    env: &'a Environment,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -58,12 +58,14 @@ impl<T> Found<T> {
 }
 
 impl<'a> Layers<'a> {
-    pub(super) fn new(file: Option<&'a File<'a>>, flags: &'a Flags, env: Env<'a>) -> Self {
+    pub(super) fn new(file: Option<&'a File<'a>>, flags: &'a Flags, env: &'a Environment) -> Self {
         Layers { file, flags, env, problems: RefCell::new(Vec::new()) }
     }
 
     pub(super) fn into_problems(self) -> Vec<Problem> {
-        self.problems.into_inner()
+        let mut problems = self.problems.into_inner();
+        problems.extend(self.env.problems());
+        problems
     }
 
     pub(super) fn root(&'a self) -> Section<'a> {
@@ -78,13 +80,9 @@ impl<'a> Layers<'a> {
         }
     }
 
-    fn env(&self, name: &str) -> Option<String> {
-        (self.env)(name)
-    }
-
     /// The host's name, for people who run one node on one machine.
     pub(super) fn host_name(&self) -> Option<String> {
-        let named = self.env("HOSTNAME").or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
+        let named = self.env.get("HOSTNAME").or_else(|| std::fs::read_to_string("/proc/sys/kernel/hostname").ok());
         named.map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty())
     }
 
@@ -130,11 +128,13 @@ impl<'a> Section<'a> {
             return None;
         }
         let path = self.key(key);
+        let variable = variable(&path);
+        // Asked even where a flag wins: it is known.
+        let in_environment = self.layers.env.get(&variable);
         if let Some((flag, value)) = self.layers.flags.find(&path) {
             return Some((Source::Flag(flag), value.to_owned()));
         }
-        let variable = variable(&path);
-        self.layers.env(&variable).map(|value| (Source::Environment(variable), value))
+        in_environment.map(|value| (Source::Environment(variable), value))
     }
 
     fn inside(&self, key: &'static str) -> Option<&'a Spanned<DeValue<'a>>> {
@@ -290,9 +290,4 @@ impl<'a> Section<'a> {
             self.report(&self.layers.at(&key.span()), word, reason);
         }
     }
-}
-
-/// `admin.listen` is `TIDELOCK_ADMIN_LISTEN` in the environment.
-pub(super) fn variable(path: &str) -> String {
-    format!("TIDELOCK_{}", path.replace('.', "_").to_ascii_uppercase())
 }

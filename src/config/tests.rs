@@ -33,7 +33,7 @@ impl Folder {
     /// What is wrong with a file of this text, in this environment.
     fn problems(&self, text: &str, env: &[(&str, &str)], flags: Flags) -> String {
         let path = self.write("t.toml", text);
-        match Config::load(Some(&path), flags, with_host(env)) {
+        match Config::load(Some(&path), flags, &with_host(env)) {
             Ok(config) => panic!("no problem with {config:?}"),
             Err(problems) => self.hide(&problems.to_string()),
         }
@@ -41,7 +41,7 @@ impl Folder {
 
     fn load(&self, text: &str) -> Config {
         let path = self.write("t.toml", text);
-        Config::load(Some(&path), Flags::default(), with_host(&[])).unwrap_or_else(|problems| panic!("{problems}"))
+        Config::load(Some(&path), Flags::default(), &with_host(&[])).unwrap_or_else(|problems| panic!("{problems}"))
     }
 }
 
@@ -51,11 +51,9 @@ impl Drop for Folder {
     }
 }
 
-fn with_host<'a>(env: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<String> + 'a {
-    |name| {
-        let given = env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
-        given.or_else(|| (name == "HOSTNAME").then(|| "host-1".to_owned()))
-    }
+fn with_host(variables: &[(&str, &str)]) -> Environment {
+    let all = [&[("HOSTNAME", "host-1")], variables].concat();
+    all.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 #[track_caller]
@@ -66,7 +64,7 @@ fn assert_lines(actual: &str, expected: &[&str]) {
 
 #[test]
 fn nothing_written_is_a_fleet_of_one() {
-    let config = Config::load(None, Flags::default(), with_host(&[])).unwrap();
+    let config = Config::load(None, Flags::default(), &with_host(&[])).unwrap();
     assert_eq!(config.node.name.as_str(), "host-1");
     assert_eq!(config.node.data_dir, Path::new("/var/lib/tidelock"));
     assert!(config.fleet.is_none());
@@ -232,7 +230,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     let path = folder.write("t.toml", "[node]\nname = \"file\"\nworkers = 3\n[drain]\nsettle_ms = 1\n");
     let env = [("TIDELOCK_NODE_NAME", "env"), ("TIDELOCK_NODE_WORKERS", "4"), ("TIDELOCK_ADMIN_LISTEN", "[::1]:1")];
     let flags = Flags { name: Some("flag".into()), ..Flags::default() };
-    let config = Config::load(Some(&path), flags, with_host(&env)).unwrap_or_else(|problems| panic!("{problems}"));
+    let config = Config::load(Some(&path), flags, &with_host(&env)).unwrap_or_else(|problems| panic!("{problems}"));
     assert_eq!(config.node.name.as_str(), "flag");
     assert_eq!(config.node.workers, 4);
     assert_eq!(config.admin.listen, "[::1]:1".parse().unwrap());
@@ -256,6 +254,35 @@ fn a_problem_names_the_variable_or_the_flag() {
             "--admin-listen: admin.listen: \"9900\" is not an IP address and a port: write 127.0.0.1:9900, 0.0.0.0:8080 or [::]:8080",
         ],
     );
+}
+
+#[test]
+fn a_variable_that_is_none_is_named_and_what_others_set_is_let_be() {
+    let folder = Folder::new();
+    let env = [
+        ("TIDELOCK_NODE_WORKER", "4"),
+        ("TIDELOCK_NOED_NAME", "a"),
+        ("TIDELOCK_LIMITS_COLOUR", "red"),
+        ("TIDELOCK_ADMIN_PORT", "9900"),
+        // A flag's, this project's tests', and those of Services named tidelock and tidelock-admin.
+        ("TIDELOCK_TOKEN", "secret"),
+        ("TIDELOCK_FUZZ_CASES", "1"),
+        ("TIDELOCK_SERVICE_HOST", "10.0.0.1"),
+        ("TIDELOCK_PORT", "tcp://10.0.0.1:80"),
+        ("TIDELOCK_ADMIN_SERVICE_HOST", "10.0.0.1"),
+        ("TIDELOCK_ADMIN_SERVICE_PORT_API", "9900"),
+        ("TIDELOCK_ADMIN_PORT_9900_TCP_ADDR", "10.0.0.1"),
+    ];
+    assert_lines(
+        &folder.problems("", &env, Flags::default()),
+        &[
+            "TIDELOCK_ADMIN_PORT: unknown variable: no field has this name",
+            "TIDELOCK_LIMITS_COLOUR: unknown variable: no field has this name",
+            "TIDELOCK_NODE_WORKER: unknown variable, did you mean TIDELOCK_NODE_WORKERS?",
+            "TIDELOCK_NOED_NAME: unknown variable, did you mean TIDELOCK_NODE_NAME?",
+        ],
+    );
+    Config::load(None, Flags::default(), &with_host(&env[4..])).unwrap_or_else(|problems| panic!("{problems}"));
 }
 
 #[test]
@@ -321,7 +348,7 @@ spec = { pool = "app", affinity = { kind = "cookies" }, path_prefix = "x" }
 fn unreadable_files_and_tokens_are_problems() {
     let folder = Folder::new();
     let missing = folder.0.join("missing.toml");
-    let problems = Config::load(Some(&missing), Flags::default(), with_host(&[])).unwrap_err();
+    let problems = Config::load(Some(&missing), Flags::default(), &with_host(&[])).unwrap_err();
     assert_lines(
         &folder.hide(&problems.to_string()),
         &["DIR/missing.toml: cannot be read: No such file or directory (os error 2)"],
@@ -343,13 +370,9 @@ fn unreadable_files_and_tokens_are_problems() {
 #[test]
 fn the_reference_names_every_field() {
     let reference = include_str!("../../docs/configuration.md");
-    let asked = std::cell::RefCell::new(Vec::new());
-    let env = |name: &str| {
-        asked.borrow_mut().push(name.to_owned());
-        (name == "HOSTNAME").then(|| "host-1".to_owned())
-    };
-    Config::load(None, Flags::default(), env).unwrap();
-    let mut variables = asked.into_inner();
+    let env = with_host(&[]);
+    Config::load(None, Flags::default(), &env).unwrap();
+    let mut variables = env.asked();
     variables.retain(|name| name != "HOSTNAME");
     assert!(variables.len() > 20, "{variables:?}");
     for variable in variables {

@@ -127,8 +127,9 @@ mod tests {
         let folder = Folder::create(None, false).unwrap();
         let ports = Ports { http: [1, 2, 3], admin: [4, 5, 6], peers: [7, 8, 9], endpoints: [10, 11, 12] };
         for (index, node) in folder.write_nodes(&["a", "b", "c"], &ports).unwrap().iter().enumerate() {
-            let config = Config::load(Some(Path::new(&node.config)), Flags::default(), |_| None)
-                .unwrap_or_else(|problems| panic!("{problems}"));
+            let config =
+                Config::load(Some(Path::new(&node.config)), Flags::default(), &crate::config::Environment::default())
+                    .unwrap_or_else(|problems| panic!("{problems}"));
             assert_eq!(config.node.name.as_str(), ["a", "b", "c"][index]);
             assert_eq!(config.fleet.unwrap().founders.len(), 3);
             assert_eq!(config.listeners[0].address.ip().unwrap().port(), ports.http[index]);

@@ -114,7 +114,7 @@ fn the_certificates_of_peers_come_from_the_environment_too() {
         ("TIDELOCK_FLEET_TLS_NAME", "nodes.example"),
     ];
     let path = folder.write("fleet.toml", FLEET_OF_TWO);
-    let fleet = Config::load(Some(&path), Flags::default(), with_host(&env)).unwrap().fleet.unwrap();
+    let fleet = Config::load(Some(&path), Flags::default(), &with_host(&env)).unwrap().fleet.unwrap();
     let PeerTrust::Given { own, name, .. } = fleet.trust else { panic!("{:?}", fleet.trust) };
     assert_eq!((own.key.display().to_string(), name.as_deref()), (key.clone(), Some("nodes.example")));
 
