@@ -77,17 +77,22 @@ async fn begin(
         worker.counters.connections_refused_of_clients.add();
         return Ok(None);
     };
-    let client = Rc::new(Client::new(client.ip(), tls.is_some(), is_trusted));
+    let client = Client::new(client.ip(), tls.is_some(), is_trusted);
     let Some(handshakes) = tls else {
         let (first, is_h2) = match detect(&mut stream).await? {
             Detected::H1(first) => (first, false),
             Detected::H2(first) => (first, true),
             Detected::Closed => return Ok(None),
         };
-        return Ok(Some(Begun { socket: Socket::Plain(stream), first, is_h2, client, place }));
+        return Ok(Some(Begun { socket: Socket::Plain(stream), first, is_h2, client: Rc::new(client), place }));
     };
     let io = handshakes.current().accept(stream).await?;
     // The protocol is what ALPN agreed on (RFC 7301); without ALPN it is HTTP/1.1.
-    let is_h2 = io.get_ref().1.alpn_protocol() == Some(b"h2");
+    let session = io.get_ref().1;
+    let is_h2 = session.alpn_protocol() == Some(b"h2");
+    let client = Rc::new(match session.peer_certificates() {
+        Some([own, ..]) => client.certified(own),
+        _ => client,
+    });
     Ok(Some(Begun { socket: Socket::Tls(Box::new(io.into())), first: Bytes::new(), is_h2, client, place }))
 }

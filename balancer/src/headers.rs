@@ -4,6 +4,8 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::Version;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -16,6 +18,8 @@ static X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-prot
 static X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 static X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
 static X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+static CLIENT_CERT: HeaderName = HeaderName::from_static("client-cert");
+static CLIENT_CERT_CHAIN: HeaderName = HeaderName::from_static("client-cert-chain");
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 static PROXY: HeaderName = HeaderName::from_static("proxy");
@@ -29,6 +33,8 @@ pub(crate) struct Client {
     is_trusted: bool,
     forwarded_for: HeaderValue,
     proto: HeaderValue,
+    /// Its certificate, which it has proved to be its own.
+    certificate: Option<HeaderValue>,
 }
 
 impl Client {
@@ -36,7 +42,14 @@ impl Client {
         let address = address.to_canonical();
         let forwarded_for = HeaderValue::try_from(address.to_string()).expect("an IP address is visible ASCII");
         let proto = HeaderValue::from_static(if tls { "https" } else { "http" });
-        Client { address, tls, is_trusted, forwarded_for, proto }
+        Client { address, tls, is_trusted, forwarded_for, proto, certificate: None }
+    }
+
+    /// One that has shown `certificate`, in DER, as the TLS handshake has checked it.
+    pub(crate) fn certified(self, certificate: &[u8]) -> Client {
+        // A byte sequence of structured fields (RFC 9440 section 2.1).
+        let text = format!(":{}:", STANDARD.encode(certificate));
+        Client { certificate: HeaderValue::try_from(text).ok(), ..self }
     }
 
     /// Whose request it is: of a trusted proxy's, the client that it names, in fields as endpoints get
@@ -228,9 +241,15 @@ pub(crate) fn forward(
     let behind_proxy =
         if client.is_trusted { joined(headers, &X_FORWARDED_FOR, client.forwarded_for.as_bytes()) } else { None };
     headers.insert(X_FORWARDED_FOR.clone(), behind_proxy.unwrap_or_else(|| client.forwarded_for.clone()));
-    // The same claim in the words of RFC 7239: nobody checks it, so nobody may believe it.
     if !client.is_trusted {
+        // The same claim in the words of RFC 7239: nobody checks it, so nobody may believe it.
         headers.remove(header::FORWARDED);
+        // On every listener: endpoints cannot tell which one a request came by (RFC 9440 section 4).
+        headers.remove(&CLIENT_CERT_CHAIN);
+        match &client.certificate {
+            Some(certificate) => drop(headers.insert(CLIENT_CERT.clone(), certificate.clone())),
+            None => drop(headers.remove(&CLIENT_CERT)),
+        }
     }
     let via = HeaderValue::from_static(if version == Version::HTTP_2 { "2.0 tidelock" } else { "1.1 tidelock" });
     let via = joined(headers, &header::VIA, via.as_bytes()).unwrap_or(via);
@@ -354,6 +373,8 @@ mod tests {
             ("x-forwarded-host", "evil.test"),
             ("x-forwarded-port", "1"),
             ("forwarded", "for=10.0.0.1"),
+            ("client-cert", ":AAAA:"),
+            ("client-cert-chain", ":AAAA:"),
         ];
         let headers = forwarded(&claims, false);
         let value = |name: &str| headers.get_all(name).into_iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
@@ -361,6 +382,7 @@ mod tests {
         assert_eq!((value("x-forwarded-proto"), value("x-forwarded-host")), (vec!["https"], vec!["app.test"]));
         assert_eq!((value("x-forwarded-port"), value("forwarded")), (vec!["443"], vec![]));
         assert_eq!((value("via"), value("x-request-id").len()), (vec!["1.1 tidelock"], 1));
+        assert!(value("client-cert").is_empty() && value("client-cert-chain").is_empty());
     }
 
     #[test]
@@ -372,13 +394,14 @@ mod tests {
             ("x-forwarded-host", "shop.test"),
             ("forwarded", "for=198.51.100.1"),
             ("via", "1.0 edge"),
+            ("client-cert", ":AAAA:"),
         ];
         let headers = forwarded(&says, true);
         let value = |name: &str| headers.get_all(name).into_iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
         assert_eq!(value("x-forwarded-for"), ["198.51.100.1, 10.9.9.9, 192.0.2.7"]);
         assert_eq!((value("x-forwarded-proto"), value("x-forwarded-host")), (vec!["http"], vec!["shop.test"]));
         assert_eq!((value("x-forwarded-port"), value("forwarded")), (vec![], vec!["for=198.51.100.1"]));
-        assert_eq!(value("via"), ["1.0 edge, 1.1 tidelock"]);
+        assert_eq!((value("via"), value("client-cert")), (vec!["1.0 edge, 1.1 tidelock"], vec![":AAAA:"]));
         let origin = |headers: &HeaderMap, is_trusted| {
             Client::new("192.0.2.7".parse().unwrap(), false, is_trusted).origin(headers).to_string()
         };

@@ -4,6 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber, date_time_ymd,
@@ -13,7 +15,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tidelock_balancer::{ClientAuth, TlsFiles};
 
-use crate::fleet::Fleet;
+use crate::fleet::{Endpoint, Fleet, H2c};
+use crate::hpack::field;
 use crate::http1::Http1;
 use crate::tls::{Files, handshake, tls_config, trusting};
 
@@ -37,17 +40,27 @@ impl Authority {
 
     /// A client that believes `server` and has a certificate of this authority.
     fn client(&self, number: u64, server: &CertificateDer<'static>) -> Arc<ClientConfig> {
+        self.known_client(number, server).0
+    }
+
+    /// The same, and its certificate.
+    fn known_client(
+        &self,
+        number: u64,
+        server: &CertificateDer<'static>,
+    ) -> (Arc<ClientConfig>, CertificateDer<'static>) {
         let mut params = CertificateParams::new(vec!["client".to_owned()]).unwrap();
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.serial_number = Some(SerialNumber::from(number));
         let key = KeyPair::generate().unwrap();
-        let chain = vec![params.signed_by(&key, &self.issuer).unwrap().der().clone()];
+        let own = params.signed_by(&key, &self.issuer).unwrap().der().clone();
         let secret = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
         let mut roots = rustls::RootCertStore::empty();
         roots.add(server.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, secret).unwrap())
+        let chain = vec![own.clone()];
+        (Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, secret).unwrap()), own)
     }
 
     /// The list of what it has taken back.
@@ -113,6 +126,39 @@ async fn client_certificates_are_asked_for_where_it_is_configured() {
         assert_eq!(enters(&open, &client).await, Some(Full));
         assert_eq!(enters(&open, &client).await, Some(Resumed));
         assert_eq!(enters(&fleet, &client).await, (!required).then_some(Full), "required: {required}");
+    }
+}
+
+/// RFC 9440: endpoints hear whose certificate it was, by its handshake or a ticket, and no client says so itself.
+#[tokio::test]
+async fn endpoints_are_told_of_the_certificate() {
+    let files = Files::new();
+    let (server, certificate) = files.certificate("tls", &["app.test"]);
+    let authority = Authority::new("clients");
+    let authorities = files.path("clients.pem");
+    std::fs::write(&authorities, &authority.pem).unwrap();
+    let endpoint = Endpoint::listen("a").await;
+    let auth = ClientAuth { authorities, revoked: None, required: false };
+    let fleet = Fleet::serving(tls_config(vec![server], Some(auth)), H2c, &[&endpoint]).await;
+    let (known, own) = authority.known_client(1, &certificate);
+    let nobody = Arc::new(trusting(&[&certificate]));
+    let shown = format!(":{}:", STANDARD.encode(&own));
+    let mut upstream = None;
+    for (client, expected, how) in
+        [(&known, Some(&*shown), Full), (&known, Some(&*shown), Resumed), (&nobody, None, Full)]
+    {
+        let mut http = Http1::over(handshake(&fleet, "app.test", client).await.unwrap());
+        http.request("GET / HTTP/1.1\r\nclient-cert: :AAAA:\r\nClient-Cert-Chain: :AAAA:\r\n", "").await;
+        let upstream = match &mut upstream {
+            Some(upstream) => upstream,
+            none => none.insert(endpoint.h2().await),
+        };
+        let request = upstream.expect_request().await;
+        assert_eq!(field(&request.fields, "client-cert"), expected, "{how:?}");
+        assert_eq!(field(&request.fields, "client-cert-chain"), None);
+        upstream.respond(request.stream, "200", b"").await;
+        assert_eq!(http.head().await.status(), "200");
+        assert_eq!(http.io.get_ref().1.handshake_kind(), Some(how));
     }
 }
 
