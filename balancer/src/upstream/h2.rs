@@ -4,6 +4,7 @@
 //! wins (four connections cost 10 to 35 % more than one). Dialling is single-flight. A connection
 //! that has seen a GOAWAY, or whose endpoint drains, gets no new stream and closes after its last.
 
+mod connection;
 #[cfg(test)]
 mod tests;
 mod wear;
@@ -12,7 +13,6 @@ use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::HeaderMap;
@@ -21,35 +21,17 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 
+use self::connection::{Connection, begin};
 use self::wear::{Wear, Worn};
 use super::dial::Wanted;
 use super::places::QueueFull;
 use super::{ConnectionPlace, Endpoint, Lend, LendError};
-use crate::http2::{Client, Config, End, Reason};
+use crate::http2::Client;
 use crate::socket::Socket;
 use crate::websocket::CLOSE_TIME;
 
-/// A stream's window: what one response may hold here before its client reads.
-const STREAM_WINDOW: u32 = 256 * 1024;
-/// The connection's window is as wide as all streams' windows, so that stalled readers never starve another stream: with
-/// 5 MiB eight unread responses did (measured).
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
-/// Larger frames make fewer of them on large bodies.
-const MAX_FRAME: u32 = 64 * 1024;
-/// A response's head, as RFC 9113 section 6.5.2 counts it.
-const MAX_HEADER_BYTES: u32 = 128 * 1024;
-/// Frames within 10 s that are good for nothing: an endpoint that sends more is broken.
-const EMPTY_FRAMES_MAX: usize = 20_000;
-/// Streams on one connection, below whatever the endpoint allows: Bandit names no limit.
-const MAX_STREAMS: usize = 256;
 /// Connections to one endpoint from one worker, of each use: 16,384 streams.
 const MAX_CONNECTIONS: usize = 64;
-/// Streams in a connection's life: stream ids end at 2^31, every other one is ours.
-const MAX_LENT: u32 = 1_000_000_000;
-/// Bandit closes a connection on which it read nothing for 60 s, whatever runs on it.
-const PING_EVERY: Duration = Duration::from_secs(25);
-/// A PING is answered before anything else; an endpoint that takes longer is not there.
-const PONG_WITHIN: Duration = Duration::from_secs(10);
 
 /// What connections are for. WebSockets have their own: they last, so that they would take the streams that requests need and
 /// keep a retired connection open for days; and a request that is left unread shuts a connection's window at Cowboy, which a
@@ -79,18 +61,6 @@ pub(crate) struct Connections {
     changed: Notify,
 }
 
-#[derive(Debug)]
-pub(crate) struct Connection {
-    client: Client,
-    streams: Cell<usize>,
-    lent: Cell<u32>,
-    opened: Instant,
-    wear: Wear,
-    retired: Cell<bool>,
-    /// Tells the connection's task that it may end when its last stream has.
-    idle: Notify,
-}
-
 /// A stream's place on a connection.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -98,16 +68,6 @@ pub(crate) struct Slot {
     owner: Rc<Connections>,
     /// The stream ends, or has ended, without a reset of ours.
     settled: Cell<bool>,
-}
-
-impl Connection {
-    fn is_usable(&self) -> bool {
-        !self.retired.get() && !self.client.is_going_away()
-    }
-
-    fn has_room(&self) -> bool {
-        self.is_usable() && self.streams.get() < self.client.max_streams().min(MAX_STREAMS)
-    }
 }
 
 impl Slot {
@@ -177,27 +137,13 @@ impl Slot {
     }
 }
 
-impl Connection {
-    fn retire(&self) {
-        if !self.retired.replace(true) {
-            debug!("a connection to an endpoint takes no new stream");
-        }
-        if self.streams.get() == 0 {
-            self.idle.notify_one();
-        }
-    }
-}
-
 impl Drop for Slot {
     fn drop(&mut self) {
         let connection = &self.connection;
         if !self.settled.get() && (connection.wear.reset() || Wear::is_shut(&connection.client)) {
             connection.retire();
         }
-        connection.streams.set(connection.streams.get() - 1);
-        if connection.streams.get() == 0 && (self.owner.retired.get() || !connection.is_usable()) {
-            connection.idle.notify_one();
-        }
+        connection.give_back(self.owner.retired.get());
         self.owner.changed.notify_one();
     }
 }
@@ -294,11 +240,7 @@ impl Connections {
     fn lend_where(self: &Rc<Self>, suits: impl Fn(&Connection) -> bool) -> Option<Slot> {
         let open = self.open.borrow();
         let connection = open.iter().find(|connection| connection.has_room() && suits(connection))?;
-        connection.streams.set(connection.streams.get() + 1);
-        connection.lent.set(connection.lent.get() + 1);
-        if connection.lent.get() >= MAX_LENT {
-            connection.retire();
-        }
+        connection.lend();
         // The stream counts already: a connection that is retired now ends after it.
         if self.counts_frames.get() {
             match connection.wear.frames(&connection.client) {
@@ -433,74 +375,5 @@ impl Connections {
         connection.retired.set(true);
         self.open.borrow_mut().retain(|open| !Rc::ptr_eq(open, &connection));
         self.changed.notify_waiters();
-    }
-}
-
-/// HTTP/2 on a new connection, and the task that drives it to its end.
-fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()> + use<>) {
-    let (client, mut http2) = Client::begin(
-        socket,
-        Config {
-            stream_window: STREAM_WINDOW,
-            connection_window: CONNECTION_WINDOW,
-            max_frame: MAX_FRAME,
-            max_streams: 0,
-            max_header_bytes: MAX_HEADER_BYTES,
-            // It answers for what it does itself; each stream that it spoils is a failed request.
-            max_faults: usize::MAX,
-            max_empty: EMPTY_FRAMES_MAX,
-            // A busy one may have many of them to say: each early answer ends with a reset, each small message of an upload
-            // may be given back to its window.
-            max_control: usize::MAX,
-        },
-    );
-    let now = Instant::now();
-    let connection = Rc::new(Connection {
-        client,
-        streams: Cell::new(0),
-        lent: Cell::new(0),
-        opened: now,
-        wear: Wear::new(),
-        retired: Cell::new(false),
-        idle: Notify::new(),
-    });
-    let held = connection.clone();
-    let task = async move {
-        tokio::select! {
-            ended = poll_fn(|cx| {
-                let ended = http2.poll_read(cx);
-                held.wear.watch(&held.client);
-                let _ = http2.poll_write(cx);
-                match ended {
-                    // A GOAWAY on an idle connection: nobody else would end it.
-                    Poll::Pending if held.client.is_going_away() && held.streams.get() == 0 => {
-                        http2.give_up(Reason::NO_ERROR);
-                        Poll::Ready(End::Left)
-                    }
-                    ended => ended,
-                }
-            }) => debug!(?ended, "the connection to the endpoint has ended"),
-            // What the last stream has left, its reset perhaps, goes out before the connection ends.
-            () = held.idle.notified() => http2.give_up(Reason::NO_ERROR),
-            () = keep_alive(&held) => return debug!("the endpoint answers no PING"),
-        }
-        poll_fn(|cx| Poll::Ready(http2.poll_write(cx).is_ready())).await;
-    };
-    (connection, task)
-}
-
-/// Keeps a connection with quiet streams alive; ends when the endpoint does not answer.
-async fn keep_alive(connection: &Connection) {
-    loop {
-        tokio::time::sleep(PING_EVERY).await;
-        if connection.streams.get() == 0 {
-            continue;
-        }
-        let before = connection.client.pongs();
-        connection.client.ping();
-        tokio::time::sleep(PONG_WITHIN).await;
-        if connection.client.pongs() == before {
-            return;
-        }
     }
 }

@@ -4,6 +4,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio::task::{JoinHandle, LocalSet};
 
+use super::connection::PONG_WITHIN;
 use super::*;
 use crate::socket::Stream;
 
