@@ -57,7 +57,7 @@ async fn cowboy_keeps_its_sessions_and_sees_aborts_as_resets() {
     assert_eq!(seen["endpoint"], home);
     let mut socket = WebSocket::open(node.http, &pin).await.expect("a WebSocket");
     socket.echo("through the balancer").await.expect("an echo");
-    // On a stream of the connection that the requests use (RFC 8441), which Cowboy takes.
+    // On a stream (RFC 8441), which Cowboy takes.
     let at_home = beams.iter().find(|beam| home == beam.name).expect("one of the two");
     let entries = h1(at_home.address, get("/log", "")).await.expect("the log").json();
     let sockets = entries.as_array().expect("a list").iter().filter(|entry| entry["kind"] == "websocket");
@@ -98,6 +98,26 @@ async fn cowboy_keeps_its_sessions_and_sees_aborts_as_resets() {
         let answer = h2.exchange(post("/upload-ignored", &pin, body), 16_000).await.expect("a whole answer");
         assert_eq!(answer.status.as_u16(), 429);
     }
+
+    // Uploads that their app does not read yet, of more than the connection's window, hold up nobody.
+    let body = Bytes::from(vec![4; 100_000]);
+    let late = (0..8).map(|_| h2.exchange(post("/upload?tag=late&read_ms=3000", &pin, body.clone()), 16_000));
+    let late = futures_util::future::join_all(late);
+    let beside = async {
+        eventually("Cowboy has begun with them", Duration::from_secs(10), async || account(&beams, "late").await).await;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let asked = std::time::Instant::now();
+        let body = Bytes::from(vec![5; 30_000]);
+        let answer = h2.exchange(post("/upload?tag=beside", &pin, body), 16_000).await.expect("an answer");
+        assert_eq!(answer.json()["bytes"], 30_000);
+        socket.echo("not held up").await.expect("an echo");
+        asked.elapsed()
+    };
+    let (late, beside) = tokio::join!(late, beside);
+    for answer in late {
+        assert_eq!(answer.expect("an answer").json()["bytes"], 100_000);
+    }
+    assert!(beside < Duration::from_secs(1), "{beside:?}");
 
     // A drain: the WebSocket goes on, the session moves, and then the node may stop.
     let home = home.as_str().expect("a name").to_owned();
