@@ -7,6 +7,7 @@ mod demo;
 mod demo_endpoint;
 mod descriptors;
 mod handover;
+mod log;
 mod node;
 mod successor;
 mod systemd;

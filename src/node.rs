@@ -34,7 +34,7 @@ const CONTROL_THREADS: usize = 2;
 
 /// Runs the node until it has left; an error ends the process with its text.
 pub(crate) fn run(config: Config, take_over: bool) -> anyhow::Result<()> {
-    logging();
+    crate::log::start();
     crate::descriptors::raise(config.limits.max_connections);
     // Before there is a second thread: it changes the environment.
     let sockets =
@@ -333,18 +333,5 @@ fn listener_tls(tls: &config::ListenerTls) -> tidelock_balancer::ListenerTls {
             revoked: tls.client_crl.clone(),
             required: tls.client_auth == config::ClientAuth::Required,
         }),
-    }
-}
-
-/// Events of the node go to standard error; standard output is the access log's.
-fn logging() {
-    use std::io::IsTerminal;
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
-        builder.with_target(false).init();
-    } else {
-        builder.json().flatten_event(true).init();
     }
 }

@@ -36,6 +36,11 @@ static EXPOSED_ENDPOINT: HeaderName = HeaderName::from_static("tidelock-endpoint
 static EXPOSED_EPOCH: HeaderName = HeaderName::from_static("tidelock-epoch");
 static EXPOSED_AFFINITY: HeaderName = HeaderName::from_static("tidelock-affinity");
 
+/// Connections of one endpoint that may end under a request which has its place there, before it is moved.
+const RECYCLED_MOST: u32 = 4;
+/// The shortest pause before an attempt; each next one is twice as long.
+const PAUSE: Duration = Duration::from_millis(5);
+
 pub(crate) struct Exchange {
     pub(crate) worker: Rc<Worker>,
     pub(crate) client: Rc<Client>,
@@ -60,6 +65,8 @@ struct Tries {
     tried: Vec<usize>,
     attempts: u32,
     last: Option<Failure>,
+    /// How often in a row a connection of the endpoint has ended, or a stream was refused.
+    recycled: u32,
     session: Option<SessionId>,
     /// Until when it may wait for an endpoint, once it has.
     hold_until: Option<Instant>,
@@ -193,9 +200,9 @@ impl Exchange {
                     worker.learned.borrow_mut().forget(which(&pool.table, &self.host.name(), &self.path));
                     continue;
                 }
-                // An endpoint that only broke off may serve on a new connection, where there is
-                // no other one.
-                if tries.last == Some(Failure::Broken) && !tries.tried.is_empty() {
+                // An endpoint that only broke off, or did not look at it, may serve on a new connection, where
+                // there is no other one.
+                if matches!(tries.last, Some(Failure::Broken | Failure::Unprocessed)) && !tries.tried.is_empty() {
                     tries.tried.clear();
                     continue;
                 }
@@ -252,18 +259,25 @@ impl Exchange {
             endpoint.state.count_outcome(self.worker.index, false);
         }
         let tries = &mut self.tries;
-        let before = tries.last.replace(failure);
+        tries.last = Some(failure);
         tries.worked_on |= !matches!(failure, Failure::Connect | Failure::Full | Failure::Unprocessed);
-        let of_connection = |failure| matches!(failure, Failure::Unprocessed | Failure::Stale);
+        let is_kept = !was_guess && !matches!(choice.placement, Placement::New | Placement::Unkeyed);
         // A GOAWAY or a kept connection's end is no failure of the endpoint: a fresh connection
-        // to it, tried once, serves the session better than another endpoint would.
-        if !of_connection(failure) || before.is_some_and(of_connection) {
+        // to it serves the session better than another endpoint would.
+        let most = match failure {
+            Failure::Unprocessed if is_kept => RECYCLED_MOST,
+            Failure::Unprocessed | Failure::Stale => 1,
+            _ => 0,
+        };
+        tries.recycled += 1;
+        if tries.recycled > most {
+            tries.recycled = 0;
             tries.tried.push(choice.endpoint);
         }
         if failure == Failure::Full {
             self.worker.counters.endpoint_full.add();
             // What is kept where it is waits for its endpoint, and is not moved for a moment's load.
-            if !was_guess && !matches!(choice.placement, Placement::New | Placement::Unkeyed) {
+            if is_kept {
                 return Verdict::GiveUp;
             }
         }
@@ -305,6 +319,18 @@ impl Exchange {
         self.tries.last = None;
         self.tries.routed = Some(to);
         Ok(())
+    }
+
+    /// What it waits before the next attempt: nobody has looked at several, and an endpoint that is asked at once refuses the
+    /// next one for the same reason.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        let several = self.tries.attempts.checked_sub(3)?;
+        (self.tries.last == Some(Failure::Unprocessed)).then(|| PAUSE * 2_u32.pow(several))
+    }
+
+    /// Whether an endpoint did not look at it the last time.
+    pub(crate) fn was_unprocessed(&self) -> bool {
+        self.tries.last == Some(Failure::Unprocessed)
     }
 
     /// Whether a connection has failed it that could have ended at any time.

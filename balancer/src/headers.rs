@@ -242,13 +242,13 @@ pub(crate) fn forward(
         if client.is_trusted { joined(headers, &X_FORWARDED_FOR, client.forwarded_for.as_bytes()) } else { None };
     headers.insert(X_FORWARDED_FOR.clone(), behind_proxy.unwrap_or_else(|| client.forwarded_for.clone()));
     if !client.is_trusted {
-        // The same claim in the words of RFC 7239: nobody checks it, so nobody may believe it.
-        headers.remove(header::FORWARDED);
-        // On every listener: endpoints cannot tell which one a request came by (RFC 9440 section 4).
-        headers.remove(&CLIENT_CERT_CHAIN);
-        match &client.certificate {
-            Some(certificate) => drop(headers.insert(CLIENT_CERT.clone(), certificate.clone())),
-            None => drop(headers.remove(&CLIENT_CERT)),
+        // The same claims in the words of RFC 7239, and that of RFC 9440 on every listener: endpoints cannot tell which one a
+        // request came by. Nobody checks them, so nobody may believe them.
+        for name in [&header::FORWARDED, &CLIENT_CERT, &CLIENT_CERT_CHAIN] {
+            headers.remove(name);
+        }
+        if let Some(certificate) = &client.certificate {
+            headers.insert(CLIENT_CERT.clone(), certificate.clone());
         }
     }
     let via = HeaderValue::from_static(if version == Version::HTTP_2 { "2.0 tidelock" } else { "1.1 tidelock" });
@@ -352,6 +352,12 @@ mod tests {
         let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["host", "x-kept"]);
+        let others = ["proxy-authenticate", "proxy-authorization", "proxy-connection", "transfer-encoding"];
+        for alone in ["connection", "keep-alive", "proxy", "te", "upgrade"].into_iter().chain(others) {
+            let mut headers = HeaderMap::from_iter([(HeaderName::from_static(alone), HeaderValue::from_static("x"))]);
+            strip_hop_by_hop(&mut headers, Version::HTTP_11);
+            assert!(headers.is_empty(), "{alone}");
+        }
     }
 
     fn forwarded(given: &[(&'static str, &'static str)], trusted: bool) -> HeaderMap {
@@ -376,6 +382,9 @@ mod tests {
             ("client-cert", ":AAAA:"),
             ("client-cert-chain", ":AAAA:"),
         ];
+        for (name, _) in &claims[4..] {
+            assert!(!forwarded(&[(name, "alone")], false).contains_key(*name), "{name}");
+        }
         let headers = forwarded(&claims, false);
         let value = |name: &str| headers.get_all(name).into_iter().map(|v| v.to_str().unwrap()).collect::<Vec<_>>();
         assert_eq!(value("x-forwarded-for"), ["192.0.2.7"]);

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
@@ -26,6 +27,8 @@ use crate::worker::{Stage, Worker};
 
 /// Connections that the kernel holds for us. It caps this at net.core.somaxconn.
 const BACKLOG: i32 = 4_096;
+/// How often it is said that connections cannot be accepted.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// A listening socket, before it is a worker's.
 #[derive(Debug)]
@@ -189,6 +192,7 @@ impl Listener {
         let acceptor = Acceptor::new(socket)?;
         let service = Service { tls, proxy_protocol, open };
         let mut stage = worker.stage.clone();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -200,7 +204,10 @@ impl Listener {
                 Err(error) => {
                     // Out of file descriptors, or a connection that died in the queue: go on, not
                     // at full speed.
-                    warn!(%error, "accepting a connection failed");
+                    if told.is_none_or(|told| told.elapsed() > TELL_EVERY) {
+                        warn!(%error, "accepting connections fails");
+                        told = Some(Instant::now());
+                    }
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             }

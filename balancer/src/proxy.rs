@@ -74,7 +74,12 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
             Err(Failed::Endpoint(failure, rest)) => {
                 source = rest;
                 match exchange.failed(&choice, failure, &source) {
-                    Verdict::Again => source.rewind(),
+                    Verdict::Again => {
+                        source.rewind();
+                        if let Some(pause) = exchange.pause() {
+                            Box::pin(tokio::time::sleep(pause)).await;
+                        }
+                    }
                     // Nothing was sent anywhere.
                     Verdict::GiveUp if failure == Failure::Connect && exchange.hold().await => {
                         source.rewind();

@@ -124,6 +124,10 @@ impl H2Upload {
                     more = self.source.poll_piece(cx);
                 }
                 self.starved = more.is_pending();
+                if self.starved {
+                    // It may have waited for one with what it now keeps for the last frame.
+                    self.stream.yields_turn();
+                }
             }
             match ready!(more) {
                 Piece::Data(data) => {

@@ -7,6 +7,9 @@ use http::Method;
 
 /// Attempts in all, the first included.
 pub const MAX_ATTEMPTS: u32 = 3;
+/// Attempts in all of a request that nobody has looked at: connections that many share come to their end together (nginx
+/// closes one after 1,000 requests), so that a second and a third attempt may meet the same.
+pub const MAX_UNPROCESSED: u32 = 8;
 
 /// How an attempt ended before the first byte of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +48,8 @@ pub fn verdict(failure: Failure, method: &Method, replayable: bool, attempts: u3
         Failure::Stale | Failure::Broken => method.is_idempotent(),
         Failure::Timeout | Failure::Protocol => false,
     };
-    if safe && replayable && attempts < MAX_ATTEMPTS { Verdict::Again } else { Verdict::GiveUp }
+    let most = if failure == Failure::Unprocessed { MAX_UNPROCESSED } else { MAX_ATTEMPTS };
+    if safe && replayable && attempts < most { Verdict::Again } else { Verdict::GiveUp }
 }
 
 /// How many second tries a pool's requests may cost, by how many requests there are: when endpoints
@@ -104,6 +108,8 @@ mod tests {
     fn a_lost_body_or_the_last_attempt_ends_it() {
         assert_eq!(verdict(Failure::Connect, &Method::GET, false, 1), Verdict::GiveUp);
         assert_eq!(verdict(Failure::Connect, &Method::GET, true, MAX_ATTEMPTS), Verdict::GiveUp);
+        let unprocessed = |attempts| verdict(Failure::Unprocessed, &Method::POST, true, attempts);
+        assert_eq!((unprocessed(MAX_UNPROCESSED - 1), unprocessed(MAX_UNPROCESSED)), (Verdict::Again, Verdict::GiveUp));
     }
 
     #[test]

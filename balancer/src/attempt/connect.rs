@@ -47,7 +47,7 @@ impl Attempt<'_> {
         }
         let connections = &self.endpoint.websockets;
         let lend = self.lend();
-        let slot = match connections.try_lend() {
+        let slot = match connections.try_lend(self.exchange.was_unprocessed()) {
             Some(slot) => slot,
             None => self.in_time(connections.lend(&lend)).await.map_err(|error| error.of(Source::gone()))?,
         };

@@ -35,7 +35,7 @@ pub(crate) struct Running {
 impl Attempt<'_> {
     pub(super) async fn h2(&mut self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
         let connections = &self.endpoint.h2;
-        let slot = match connections.try_lend() {
+        let slot = match connections.try_lend(self.exchange.was_unprocessed()) {
             Some(slot) => slot,
             None => match Box::pin(self.in_time(connections.lend(&self.lend()))).await {
                 Ok(slot) => slot,

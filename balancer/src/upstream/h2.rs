@@ -182,7 +182,7 @@ impl Connections {
                         None => self.worn.set(0),
                     }
                 }
-                if let Some(slot) = self.try_lend() {
+                if let Some(slot) = self.try_lend(false) {
                     return Ok(slot);
                 }
                 let usable = self.usable();
@@ -199,7 +199,7 @@ impl Connections {
                 }
                 // One where it may have to wait for others is better than none.
                 if !self.dialling.get()
-                    && let Some(slot) = self.lend_where(|_| true)
+                    && let Some(slot) = self.lend_where(false, |_| true)
                 {
                     return Ok(slot);
                 }
@@ -212,7 +212,7 @@ impl Connections {
         };
         match timeout(lend.connect_limit(), wait).await {
             Ok(result) => result,
-            Err(_) => self.lend_where(|_| true).ok_or(match self.usable() {
+            Err(_) => self.lend_where(false, |_| true).ok_or(match self.usable() {
                 0 => LendError::Connect,
                 _ => LendError::Full,
             }),
@@ -229,17 +229,19 @@ impl Connections {
         self.open.borrow().iter().filter(|connection| connection.is_usable()).count()
     }
 
-    /// Lends a stream on an open connection, unless there is something to be done.
-    pub(crate) fn try_lend(self: &Rc<Self>) -> Option<Slot> {
+    /// Lends a stream on an open connection, unless there is something to be done: on the one that has carried least (`young`),
+    /// for who has met the end of another, else on the first.
+    pub(crate) fn try_lend(self: &Rc<Self>, young: bool) -> Option<Slot> {
         if self.is_to_replace() {
             return None;
         }
-        self.lend_where(|connection| !connection.wear.stands())
+        self.lend_where(young, |connection| !connection.wear.stands())
     }
 
-    fn lend_where(self: &Rc<Self>, suits: impl Fn(&Connection) -> bool) -> Option<Slot> {
+    fn lend_where(self: &Rc<Self>, young: bool, suits: impl Fn(&Connection) -> bool) -> Option<Slot> {
         let open = self.open.borrow();
-        let connection = open.iter().find(|connection| connection.has_room() && suits(connection))?;
+        let mut suitable = open.iter().filter(|connection| connection.has_room() && suits(connection));
+        let connection = if young { suitable.min_by_key(|connection| connection.lent.get()) } else { suitable.next() }?;
         connection.lend();
         // The stream counts already: a connection that is retired now ends after it.
         if self.counts_frames.get() {

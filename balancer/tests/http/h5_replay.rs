@@ -164,7 +164,7 @@ async fn an_endpoint_that_goes_on_refusing_is_left() {
     fleet.add(&b);
     fleet.adopted().await;
     let stream = client.request("POST", "/", &[("cookie", &cookie)], true).await;
-    for _ in 0..2 {
+    for _ in 0..5 {
         let request = upstream.expect_request().await;
         upstream.reset(request.stream, REFUSED_STREAM).await;
     }

@@ -133,6 +133,51 @@ async fn a_window_that_does_not_come_back_is_left() {
     }
 }
 
+/// Bytes that wait for the window become those of the last frame, whose end does not come: who is let send then sends nothing,
+/// and must not be what others wait for.
+#[tokio::test]
+async fn uploads_that_stop_before_their_end_hold_up_no_other() {
+    let (endpoint, _fleet, mut client) = one_connection().await;
+    let mut stopping = Vec::new();
+    for _ in 0..4 {
+        let stream = client.request("POST", "/stops", &[("content-length", "20000")], false).await;
+        client.data(stream, &[b'a'; 10_000], false).await;
+        stopping.push(stream);
+    }
+    let mut upstream = endpoint.h2().await;
+    let mut got = 0;
+    let data = |event| match event {
+        Event::Data { bytes, .. } => bytes.len(),
+        _ => 0,
+    };
+    while got < 40_000 {
+        got += data(upstream.next().await);
+    }
+    let filler = client.request("POST", "/fills", &[], false).await;
+    client.body(filler, &[b'b'; 40_000], false).await;
+    while got < 65_535 {
+        got += data(upstream.next().await);
+    }
+    for part in [6_000, 4_000] {
+        for &stream in &stopping {
+            client.data(stream, &vec![b'c'; part], false).await;
+        }
+        client.quiet().await;
+    }
+    upstream.window_update(0, 200_000).await;
+    let other = client.request("POST", "/other", &[], false).await;
+    client.body(other, &[b'd'; 30_000], true).await;
+    let arrives = async {
+        let mut left = 30_000;
+        while left > 0 {
+            if let Event::Data { bytes, .. } = upstream.next().await {
+                left -= bytes.iter().filter(|byte| **byte == b'd').count();
+            }
+        }
+    };
+    tokio::time::timeout(AT_ONCE, arrives).await.expect("nobody else's end is waited for");
+}
+
 /// Cowboy gives back the window of what its app has read, and the app may take its time: nobody else waits for that, as long as
 /// there may be another connection.
 #[tokio::test]

@@ -38,7 +38,7 @@ pub(super) const PONG_WITHIN: Duration = Duration::from_secs(10);
 pub(crate) struct Connection {
     pub(super) client: Client,
     pub(super) streams: Cell<usize>,
-    lent: Cell<u32>,
+    pub(super) lent: Cell<u32>,
     pub(super) opened: Instant,
     pub(super) wear: Wear,
     /// It takes no new stream, and ends with its last.

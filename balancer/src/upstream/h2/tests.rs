@@ -92,7 +92,7 @@ async fn old_connections_get_no_new_stream_and_end_with_their_last() {
                 connections.open.borrow_mut().push(connection);
                 peers.push((task, tokio::task::spawn_local(until_left(theirs))));
             }
-            let slot = connections.try_lend().unwrap();
+            let slot = connections.try_lend(false).unwrap();
             tokio::time::sleep(max_age * 9 / 10).await;
             connections.sweep(max_age);
             assert_eq!(connections.usable(), MAX_CONNECTIONS);
@@ -103,7 +103,7 @@ async fn old_connections_get_no_new_stream_and_end_with_their_last() {
             tokio::time::sleep(max_age / 20 + Duration::from_secs(1)).await;
             connections.sweep(max_age);
             assert_eq!(connections.usable(), 0);
-            assert!(connections.try_lend().is_none());
+            assert!(connections.try_lend(false).is_none());
             for (task, theirs) in peers.drain(1..) {
                 theirs.await.unwrap();
                 task.await.unwrap();
