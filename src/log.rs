@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn a_pipe_that_nobody_reads_costs_lines_and_they_are_counted() {
         let (mut read, write) = io::pipe().unwrap();
-        let log = Patient::new(|| write.try_clone().unwrap());
+        let log = Patient::new(move || write.try_clone().unwrap());
         let line = [&[b'x'; 999][..], b"\n"].concat();
         // A pipe holds 64 KiB.
         for _ in 0..100 {
@@ -108,8 +108,7 @@ mod tests {
         let mut got = vec![0; 1_000 * (100 - lost as usize)];
         read.read_exact(&mut got).unwrap();
         log.make_writer().write_all(b"last\n").unwrap();
-        drop(log);
-        drop(write);
+        drop(log.to);
         let mut rest = String::new();
         read.read_to_string(&mut rest).unwrap();
         assert!(rest.contains(&format!("{lost} lines of the log are lost")) && rest.ends_with("\nlast\n"), "{rest}");

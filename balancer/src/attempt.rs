@@ -7,7 +7,7 @@ pub(crate) mod events;
 pub(crate) mod h1;
 mod h2;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -28,6 +28,7 @@ use crate::headers;
 use crate::lease::{Lasts, Lease};
 use crate::source::Source;
 use crate::timers::{Idle, Total};
+use crate::turn::Share;
 use crate::upload::Uploaded;
 use crate::upstream::dial::Spoken;
 use crate::upstream::{Endpoint, Lend, LendError};
@@ -70,29 +71,37 @@ pub(crate) struct Attempt<'a> {
 
 /// Interim responses (1xx) on their way to the client, who gets them before anything else (H17).
 #[derive(Debug, Default)]
-pub(crate) struct Interim(RefCell<Vec<Response<()>>>);
+pub(crate) struct Interim {
+    waiting: RefCell<Vec<Response<()>>>,
+    /// All of the request, passed on or not.
+    count: Cell<u32>,
+}
 
 impl Interim {
-    /// More than these are dropped: an endpoint may not fill the memory with them.
+    /// More than these at one time are dropped: an endpoint may not fill the memory with them.
     const MAX: usize = 16;
+    /// More than these are no response any more.
+    const MAX_IN_ALL: u32 = 1_024;
 
     /// `100 Continue` is not passed on: the client who waits for it has had it from the balancer,
-    /// and the endpoint was not asked for one.
-    fn push(&self, mut response: Response<()>) {
+    /// and the endpoint was not asked for one. False when it is one too many.
+    fn push(&self, mut response: Response<()>) -> bool {
+        self.count.set(self.count.get() + 1);
         let version = response.version();
         let fields = response.headers_mut();
         headers::strip_hop_by_hop(fields, version);
         for name in [&CONTENT_LENGTH, &ROUTE_TO_FIELD, &ROUTE_FOR_FIELD] {
             fields.remove(name);
         }
-        let mut waiting = self.0.borrow_mut();
+        let mut waiting = self.waiting.borrow_mut();
         if response.status() != http::StatusCode::CONTINUE && waiting.len() < Interim::MAX {
             waiting.push(response);
         }
+        self.count.get() <= Interim::MAX_IN_ALL
     }
 
     pub(crate) fn take(&self) -> Vec<Response<()>> {
-        self.0.take()
+        self.waiting.take()
     }
 }
 
@@ -167,6 +176,7 @@ pub(crate) struct Proxied {
     state: State,
     /// Of an event stream.
     events: Option<Box<Events>>,
+    share: Share,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -224,6 +234,7 @@ impl Proxied {
             lease: Some(lease),
             state: State::Running,
             events: None,
+            share: Share::default(),
         }
     }
 
@@ -280,6 +291,9 @@ impl Proxied {
         if self.cut.is_up() && self.may_be_cut() {
             return Poll::Ready(self.broken(Abort::Cut));
         }
+        if self.share.is_spent(cx) {
+            return Poll::Pending;
+        }
         // The response comes first: one that is whole ends the upload, whose last frame then
         // does not go out any more (H3).
         let piece = self.way.poll_piece(cx);
@@ -299,8 +313,11 @@ impl Proxied {
             Poll::Ready(Piece::Aborted(abort)) => Poll::Ready(self.broken(abort)),
             Poll::Ready(piece) => {
                 self.idle.moved();
-                if let (Some(events), Piece::Data(data)) = (&mut self.events, &piece) {
-                    events.follow(data);
+                if let Piece::Data(data) = &piece {
+                    self.share.spend(data.len());
+                    if let Some(events) = &mut self.events {
+                        events.follow(data);
+                    }
                 }
                 Poll::Ready(piece)
             }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::body::{Abort, Piece, Received};
 use crate::timers::Idle;
+use crate::turn::Share;
 
 /// What has been received is kept until it is more than `limit` bytes or a response begins. Kept
 /// pieces are shared, not copied.
@@ -25,6 +26,7 @@ pub(crate) struct Source {
     tail: Option<Tail>,
     /// Boxed: few bodies are long enough to be waited for.
     pace: Option<Box<Pace>>,
+    share: Share,
 }
 
 /// How the body ended, to be told again to each attempt.
@@ -37,7 +39,17 @@ enum Tail {
 
 impl Source {
     pub(crate) fn new(body: Received, limit: usize) -> Source {
-        Source { body, kept: Vec::new(), kept_bytes: 0, limit, next: 0, lost: false, tail: None, pace: None }
+        Source {
+            body,
+            kept: Vec::new(),
+            kept_bytes: 0,
+            limit,
+            next: 0,
+            lost: false,
+            tail: None,
+            pace: None,
+            share: Share::default(),
+        }
     }
 
     /// A body of which nothing is left.
@@ -98,6 +110,9 @@ impl Source {
                 Tail::Aborted(abort) => Piece::Aborted(*abort),
             });
         }
+        if self.share.is_spent(cx) {
+            return Poll::Pending;
+        }
         let piece = match (self.body.poll_piece(cx), &mut self.pace) {
             (Poll::Ready(piece), None) => piece,
             (Poll::Ready(piece), Some(pace)) => {
@@ -111,7 +126,10 @@ impl Source {
             }
         };
         match &piece {
-            Piece::Data(data) => self.keep(data),
+            Piece::Data(data) => {
+                self.share.spend(data.len());
+                self.keep(data);
+            }
             Piece::End => self.tail = Some(Tail::End),
             Piece::Trailers(trailers) => self.tail = Some(Tail::Trailers(trailers.clone())),
             Piece::Aborted(abort) => self.tail = Some(Tail::Aborted(*abort)),

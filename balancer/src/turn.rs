@@ -25,6 +25,39 @@ pub(crate) async fn behind_others() {
     .await;
 }
 
+/// Has the task run again when the sockets of all others have been looked at. Waking it at once would not do: a task that
+/// wakes itself runs some sixty times before that.
+pub(crate) fn after_others(cx: &mut Context<'_>) {
+    let yielded = std::pin::pin!(tokio::task::yield_now());
+    // The first poll is what makes a note of the waker.
+    let _ = yielded.poll(cx);
+}
+
+/// What a body's reader does at one time. Pieces of a byte cost as much as large ones: a peer that sends nothing else must not
+/// keep a worker to itself.
+#[derive(Debug, Default)]
+pub(crate) struct Share(u8);
+
+impl Share {
+    /// Pieces below this many bytes count.
+    const SMALL: usize = 1_024;
+    const PIECES: u8 = 64;
+
+    /// Whether others come first; the task runs again after them.
+    pub(crate) fn is_spent(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.0 < Self::PIECES {
+            return false;
+        }
+        self.0 = 0;
+        after_others(cx);
+        true
+    }
+
+    pub(crate) fn spend(&mut self, bytes: usize) {
+        self.0 = if bytes < Self::SMALL { self.0 + 1 } else { 0 };
+    }
+}
+
 /// How often a turn is done again before others have theirs. Few, since a resource whose budget
 /// is used up (tokio's cooperative scheduling) wakes its task until the task yields.
 const ROUNDS: usize = 3;

@@ -131,7 +131,9 @@ impl Attempt<'_> {
             match reader.response(&mut lent.wire.input, HEAD_MAX, &self.exchange.head.method) {
                 Ok(None) => {}
                 Ok(Some(head)) if is_interim(head.parts.status) => {
-                    self.interim.push(Response::from_parts(head.parts, ()));
+                    if !self.interim.push(Response::from_parts(head.parts, ())) {
+                        return Poll::Ready(Err(Failure::Protocol));
+                    }
                     // It has the request: what breaks off now does not do so at any time.
                     lent.is_kept = false;
                     continue;

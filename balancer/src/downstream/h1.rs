@@ -28,6 +28,7 @@ use crate::headers::Client;
 use crate::proxy::{self, Outbound};
 use crate::respond::Reason;
 use crate::timers::Idle;
+use crate::turn::after_others;
 use crate::websocket::{self, AskedBy, Tunnel};
 use crate::worker::Worker;
 
@@ -40,6 +41,8 @@ const AHEAD: usize = 4 * 1024;
 /// `connection: close` instead. 1 s: whoever uses a connection all the time has used it by then; one
 /// that is quiet for longer is seldom used in the moment of its end.
 const PARTING: Duration = Duration::from_secs(1);
+/// Reads for a head in one turn.
+const FILLS: usize = 8;
 
 pub(crate) async fn serve(worker: Rc<Worker>, wire: Wire, client: Rc<Client>, place: Place) {
     let mut connection = Connection {
@@ -122,11 +125,16 @@ impl Connection {
         self.idle.moved();
         poll_fn(|cx| {
             let wire = &mut self.incoming.borrow_mut().wire;
-            loop {
+            for fill in 0.. {
                 match self.reader.request(&mut wire.input, limits) {
                     Ok(Some(head)) => return Poll::Ready(Next::Head(head)),
                     Ok(None) => {}
                     Err(bad) => return Poll::Ready(Next::Refused(reason(bad))),
+                }
+                if fill == FILLS {
+                    // A head is here by now, or line breaks without end.
+                    after_others(cx);
+                    break;
                 }
                 match wire.poll_fill(cx) {
                     Poll::Ready(Ok(n)) if n > 0 => {}

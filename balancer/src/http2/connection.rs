@@ -17,9 +17,12 @@ use super::input::Input;
 use super::state::{Farewell, Fatal, Role, State};
 use super::{Config, READ_STOP, TooMuch};
 use crate::flag::Flag;
+use crate::turn::after_others;
 
 /// Reads in a turn: others have theirs then.
 const READS: usize = 4;
+/// Frames in a turn: small ones cost as much as large ones.
+const FRAMES: usize = 1_000;
 
 /// What a connection and its streams share.
 #[derive(Debug)]
@@ -90,9 +93,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             Some(task) => task.clone_from(cx.waker()),
             none => *none = Some(cx.waker().clone()),
         }
+        let mut frames = FRAMES;
         for read in 0.. {
             let is_read = !self.input.buffer.is_empty() && !state.is_over;
-            let taken = if is_read { self.input.take(&mut state) } else { Ok(()) };
+            let taken = if is_read { self.input.take(&mut state, &mut frames) } else { Ok(()) };
             if state.peer.has_settings && !self.shared.has_settings.is_up() {
                 self.shared.has_settings.raise();
             }
@@ -114,8 +118,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 // `poll_write` wakes when it has gone out.
                 return Poll::Pending;
             }
-            if read == READS {
-                cx.waker().wake_by_ref();
+            if read == READS || frames == 0 {
+                after_others(cx);
                 return Poll::Pending;
             }
             self.input.prepare();

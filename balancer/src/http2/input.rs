@@ -67,8 +67,8 @@ impl Input {
         self.buffer.first_chunk().is_some_and(|head| Head::parse(head).kind == kind::HEADERS)
     }
 
-    /// Gives the frames that are there in full to `state`.
-    pub(super) fn take(&mut self, state: &mut State) -> Result<(), Fatal> {
+    /// Gives the frames that are there in full to `state`, as many as are `left` of the turn.
+    pub(super) fn take(&mut self, state: &mut State, left: &mut usize) -> Result<(), Fatal> {
         if !self.preface.is_empty() {
             let length = self.preface.len().min(self.buffer.len());
             if self.buffer[..length] != self.preface[..length] {
@@ -78,7 +78,9 @@ impl Input {
             self.buffer.advance(length);
         }
         let mut at = 0;
-        while let Some(head) = self.buffer[at..].first_chunk() {
+        while *left > 0
+            && let Some(head) = self.buffer[at..].first_chunk()
+        {
             let head = Head::parse(head);
             state.reading = head.stream;
             if head.length > state.config.max_frame as usize {
@@ -87,6 +89,7 @@ impl Input {
             let begin = at + HEAD;
             let Some(payload) = self.buffer.get(begin..begin + head.length) else { break };
             at = begin + head.length;
+            *left -= 1;
             if !std::mem::replace(&mut self.is_begun, true) && (head.kind != kind::SETTINGS || head.has(flag::ACK)) {
                 return Err(Fatal::Error(Reason::PROTOCOL_ERROR));
             }
