@@ -254,7 +254,8 @@ impl Exchange {
         if was_guess {
             self.forget_guess();
         }
-        let of_endpoint = !matches!(failure, Failure::Full | Failure::Unprocessed | Failure::Stale);
+        let of_endpoint =
+            !matches!(failure, Failure::Full | Failure::Unprocessed | Failure::Stale | Failure::Malformed);
         if of_endpoint && let Some(endpoint) = self.pool_view().endpoints.get(choice.endpoint) {
             endpoint.state.count_outcome(self.worker.index, false);
         }
@@ -347,7 +348,7 @@ impl Exchange {
             Some(Failure::Connect) => Reason::Unreachable,
             Some(Failure::Full) => Reason::EndpointFull,
             Some(Failure::Unprocessed) if !self.tries.worked_on => Reason::Refused,
-            Some(Failure::Unprocessed | Failure::Stale | Failure::Broken) => Reason::BrokenOff,
+            Some(Failure::Unprocessed | Failure::Stale | Failure::Broken | Failure::Malformed) => Reason::BrokenOff,
             Some(Failure::Timeout) => Reason::TooSlow,
             Some(Failure::Protocol) => Reason::BadResponse,
         }

@@ -7,6 +7,7 @@ pub(crate) mod dial;
 pub(crate) mod h1;
 pub(crate) mod h2;
 pub(crate) mod lasting;
+pub(crate) mod names;
 pub(crate) mod places;
 
 use std::cell::{Cell, RefCell};
@@ -27,7 +28,7 @@ use crate::socket::Socket;
 use crate::worker::Worker;
 use backoff::Backoff;
 use dial::{Dialer, Spoken, Wanted};
-use h2::Use;
+use h2::{Known, Use};
 use lasting::Lasting;
 use places::{QueueFull, RequestPlace};
 
@@ -45,8 +46,7 @@ pub(crate) struct Endpoint {
     dialer: RefCell<Rc<Dialer>>,
     /// What it speaks, where the pool leaves that to it.
     spoken: Cell<Option<Spoken>>,
-    /// Whether it takes WebSockets on streams. None: it has not said yet.
-    takes_connect: Rc<Cell<Option<bool>>>,
+    known: Rc<Known>,
     asking: Cell<bool>,
     /// Woken when it has been asked what it speaks.
     asked: Notify,
@@ -227,18 +227,18 @@ impl Endpoint {
         state: Arc<EndpointState>,
         dialer: Rc<Dialer>,
     ) -> Endpoint {
-        let takes_connect = Rc::default();
+        let known = Rc::default();
         Endpoint {
             id,
             name,
             address,
             state,
             h1: Rc::default(),
-            h2: h2::Connections::new(Use::Requests, &takes_connect),
-            websockets: h2::Connections::new(Use::WebSockets, &takes_connect),
+            h2: h2::Connections::new(Use::Requests, &known),
+            websockets: h2::Connections::new(Use::WebSockets, &known),
             dialer: RefCell::new(dialer),
             spoken: Cell::new(None),
-            takes_connect,
+            known,
             asking: Cell::new(false),
             asked: Notify::new(),
             backoff: Backoff::default(),
@@ -260,7 +260,7 @@ impl Endpoint {
         if !Rc::ptr_eq(&self.dialer.borrow(), dialer) {
             self.dialer.replace(dialer.clone());
             self.spoken.set(None);
-            self.takes_connect.set(None);
+            self.known.takes_connect.set(None);
             self.backoff.succeeded();
             self.h1.renew();
             self.h2.renew();
@@ -292,7 +292,7 @@ impl Endpoint {
 
     /// Whether it takes WebSockets on streams of HTTP/2, as far as that is known.
     pub(crate) fn takes_connect(&self) -> Option<bool> {
-        self.takes_connect.get()
+        self.known.takes_connect.get()
     }
 
     /// What came of dialling it.
@@ -306,7 +306,7 @@ impl Endpoint {
                 // was not made has a place still.
                 if self.connections.get() <= 1 {
                     self.spoken.set(None);
-                    self.takes_connect.set(None);
+                    self.known.takes_connect.set(None);
                 }
                 self.state.suspected.notify_one();
                 match self.backoff.failed(random) {
@@ -361,8 +361,13 @@ impl Endpoint {
         self.cut.lower();
     }
 
+    /// Whether the deadline that is waited for, or is over, is not that of `drain`.
+    pub(crate) fn is_of_another(&self, drain: DrainId) -> bool {
+        self.deadline_of.get().is_some_and(|known| known != drain)
+    }
+
     /// The deadline is over: what still runs ends now.
-    fn cut(&self) {
+    pub(crate) fn cut(&self) {
         self.retire();
         self.cut.raise();
     }

@@ -285,6 +285,10 @@ impl Worker {
             Phase::Active {} if !self.tasks.is_closed() => endpoint.reopen(),
             Phase::Active {} => {}
             Phase::Draining { drain, deadline_ms, mode } => {
+                // Where the end of the drain before it was not seen here.
+                if endpoint.is_of_another(*drain) {
+                    endpoint.reopen();
+                }
                 if *mode == tidelock_core::command::DrainMode::Streams {
                     endpoint.retire();
                 }
@@ -293,7 +297,8 @@ impl Worker {
                     endpoint.schedule_cut(*drain, left);
                 }
             }
-            Phase::Drained { .. } => endpoint.retire(),
+            // What is left when a drain has ended by its deadline; a node that was away may not have seen it begin.
+            Phase::Drained { .. } => endpoint.cut(),
         }
     }
 }

@@ -30,6 +30,9 @@ pub enum Failure {
     Timeout,
     /// The response was no HTTP.
     Protocol,
+    /// The endpoint found the request malformed (RST_STREAM with PROTOCOL_ERROR), which says nothing of the endpoint. Another
+    /// one may see it otherwise, a third would not.
+    Malformed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,10 +48,14 @@ pub enum Verdict {
 pub fn verdict(failure: Failure, method: &Method, replayable: bool, attempts: u32) -> Verdict {
     let safe = match failure {
         Failure::Connect | Failure::Full | Failure::Unprocessed => true,
-        Failure::Stale | Failure::Broken => method.is_idempotent(),
+        Failure::Stale | Failure::Broken | Failure::Malformed => method.is_idempotent(),
         Failure::Timeout | Failure::Protocol => false,
     };
-    let most = if failure == Failure::Unprocessed { MAX_UNPROCESSED } else { MAX_ATTEMPTS };
+    let most = match failure {
+        Failure::Unprocessed => MAX_UNPROCESSED,
+        Failure::Malformed => 2,
+        _ => MAX_ATTEMPTS,
+    };
     if safe && replayable && attempts < most { Verdict::Again } else { Verdict::GiveUp }
 }
 
@@ -102,6 +109,8 @@ mod tests {
         assert!(again(Stale, &Method::DELETE) && !again(Stale, &Method::POST));
         assert!(!again(Timeout, &Method::GET));
         assert!(!again(Protocol, &Method::GET));
+        assert!(again(Malformed, &Method::GET) && !again(Malformed, &Method::POST));
+        assert_eq!(verdict(Malformed, &Method::GET, true, 2), Verdict::GiveUp);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::body::Received;
 use crate::http2::RequestHead;
 use crate::source::Source;
 use crate::timers::FirstByte;
-use crate::upstream::h2::Slot;
+use crate::upstream::h2::{Purpose, Slot};
 use crate::websocket::side::StreamSide;
 
 /// Fields that stay here: what an upgrade says of itself (RFC 8441 section 5).
@@ -47,9 +47,10 @@ impl Attempt<'_> {
         }
         let connections = &self.endpoint.websockets;
         let lend = self.lend();
-        let slot = match connections.try_lend(self.exchange.was_unprocessed()) {
+        let purpose = Purpose { sends: true, again: self.exchange.was_unprocessed() };
+        let slot = match connections.try_lend(purpose) {
             Some(slot) => slot,
-            None => self.in_time(connections.lend(&lend)).await.map_err(|error| error.of(Source::gone()))?,
+            None => self.in_time(connections.lend(&lend, purpose)).await.map_err(|error| error.of(Source::gone()))?,
         };
         let takes = slot.takes_connect(self.pool.timeouts.connect_ms.duration()).await;
         if takes == Some(true) {
@@ -91,6 +92,7 @@ impl Attempt<'_> {
         .await;
         match outcome {
             Ok(head) => {
+                slot.introduced(head.headers());
                 let body = Received::h2(response);
                 if head.status().is_success() {
                     return Ok(Connected::Open(head, StreamSide::upstream(body, send, slot)));

@@ -14,7 +14,7 @@ use crate::lease::Lease;
 use crate::source::Source;
 use crate::timers::FirstByte;
 use crate::upload::{H2Upload, Uploaded};
-use crate::upstream::h2::Slot;
+use crate::upstream::h2::{Purpose, Slot};
 
 /// Fields that stay here: the host is the `:authority`, and what is expected the client has had. The last one goes,
 /// where the pool does not want it stripped.
@@ -35,9 +35,10 @@ pub(crate) struct Running {
 impl Attempt<'_> {
     pub(super) async fn h2(&mut self, source: Source, lease: Lease) -> Result<Response<Proxied>, Failed> {
         let connections = &self.endpoint.h2;
-        let slot = match connections.try_lend(self.exchange.was_unprocessed()) {
+        let purpose = Purpose { sends: !source.is_end(), again: self.exchange.was_unprocessed() };
+        let slot = match connections.try_lend(purpose) {
             Some(slot) => slot,
-            None => match Box::pin(self.in_time(connections.lend(&self.lend()))).await {
+            None => match Box::pin(self.in_time(connections.lend(&self.lend(), purpose))).await {
                 Ok(slot) => slot,
                 Err(error) => return Err(error.of(source)),
             },
@@ -74,12 +75,7 @@ impl Attempt<'_> {
             }
             match self.poll_head(&mut response, cx) {
                 Poll::Ready(Ok(head)) => return Poll::Ready(Ok((head, uploaded))),
-                Poll::Ready(Err(broken)) => {
-                    if broken == Broken::Reset(Reason::PROTOCOL_ERROR) {
-                        slot.was_malformed();
-                    }
-                    return Poll::Ready(Err(Wait::Endpoint(failure(broken))));
-                }
+                Poll::Ready(Err(broken)) => return Poll::Ready(Err(Wait::Endpoint(failure(broken)))),
                 Poll::Pending => {}
             }
             if uploaded.is_some() {
@@ -159,6 +155,7 @@ fn unwanted(source: Source) -> Option<Box<Received>> {
 pub(super) fn failure(broken: Broken) -> Failure {
     match broken {
         Broken::Unprocessed | Broken::Reset(Reason::REFUSED_STREAM) => Failure::Unprocessed,
+        Broken::Reset(Reason::PROTOCOL_ERROR) => Failure::Malformed,
         // What the endpoint sent was no response.
         Broken::Here(_) => Failure::Protocol,
         Broken::Reset(_) | Broken::Gone => Failure::Broken,

@@ -1,6 +1,7 @@
 //! A connection to an endpoint in bounded time: TCP, and TLS where the pool wants it.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tracing::warn;
 
+use super::names::Names;
 use crate::socket::{Socket, Stream};
 use crate::tls::Identity;
 
@@ -19,6 +21,7 @@ use crate::tls::Identity;
 pub(crate) struct Dialer {
     protocol: Protocol,
     tls: Option<Tls>,
+    names: Names,
 }
 
 #[derive(Debug)]
@@ -51,7 +54,7 @@ impl Dialer {
             let name = spec.server_name.as_ref().map(|name| name.as_str().to_owned());
             Tls { config: config.ok(), name: name.and_then(|name| name.try_into().ok()) }
         });
-        Dialer { protocol: pool.protocol, tls }
+        Dialer { protocol: pool.protocol, tls, names: Names::default() }
     }
 
     pub(crate) fn is_tls(&self) -> bool {
@@ -82,9 +85,13 @@ impl Dialer {
     }
 
     async fn attempt(&self, address: &Address, wanted: Wanted) -> io::Result<(Socket, Spoken)> {
-        let stream = match address.host().parse::<std::net::IpAddr>() {
+        let stream = match address.host().parse::<IpAddr>() {
             Ok(ip) => TcpStream::connect((ip, address.port())).await?,
-            Err(_) => TcpStream::connect((address.host(), address.port())).await?,
+            Err(_) => {
+                let found = self.names.look_up(address.host()).await?;
+                let found: Vec<SocketAddr> = found.iter().map(|ip| (*ip, address.port()).into()).collect();
+                TcpStream::connect(&found[..]).await?
+            }
         };
         stream.set_nodelay(true)?;
         let stream = Stream::Tcp(stream);

@@ -32,6 +32,10 @@ use crate::websocket::CLOSE_TIME;
 
 /// Connections to one endpoint from one worker, of each use: 16,384 streams.
 const MAX_CONNECTIONS: usize = 64;
+/// How long another connection is waited for beside one whose window stands.
+const STANDING_WAIT: Duration = Duration::from_millis(200);
+/// Sweeps after which a connection that was not used is one too many, beside the first: a minute.
+const UNUSED_SWEEPS: u32 = 30;
 
 /// What connections are for. WebSockets have their own: they last, so that they would take the streams that requests need and
 /// keep a retired connection open for days; and a request that is left unread shuts a connection's window at Cowboy, which a
@@ -42,22 +46,37 @@ pub(crate) enum Use {
     WebSockets,
 }
 
+/// What an endpoint has said of itself.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Whether it takes WebSockets on streams, as the SETTINGS that came last say.
+    pub(super) takes_connect: Cell<Option<bool>>,
+    /// It counts frames.
+    counts_frames: Cell<bool>,
+}
+
+/// What a stream is wanted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Purpose {
+    /// Something is sent behind the head, so that the connection's window matters.
+    pub(crate) sends: bool,
+    /// It has met the end of another connection: the one that has carried least is best.
+    pub(crate) again: bool,
+}
+
 #[derive(Debug)]
 pub(crate) struct Connections {
     used_for: Use,
     open: RefCell<Vec<Rc<Connection>>>,
     dialling: Cell<bool>,
-    /// The endpoint says that it counts frames.
-    counts_frames: Cell<bool>,
+    known: Rc<Known>,
     /// Connections that take new streams for a moment only, and for each of which another one is to be made.
     worn: Cell<u32>,
     /// The endpoint takes nothing new: what is dialled now serves those who wait, and closes.
     retired: Cell<bool>,
     /// Grows when those before are not to be used again.
     generation: Cell<u32>,
-    /// Whether the endpoint takes WebSockets on streams, as the SETTINGS that came last say.
-    takes_connect: Rc<Cell<Option<bool>>>,
-    /// Woken when a dial has ended or a stream is free.
+    /// Woken when a dial has ended, a stream is free, or a connection has something to say.
     changed: Notify,
 }
 
@@ -87,7 +106,7 @@ impl Slot {
     pub(crate) fn suspect(&self, since: u64) {
         if self.client().reads() == since {
             debug!("nothing comes on the connection any more");
-            self.connection.retire();
+            self.retire_connection();
         }
     }
 
@@ -105,6 +124,9 @@ impl Slot {
             Failure::Timeout => self.suspect(since),
             _ => self.settle(),
         }
+        if failure == Failure::Malformed && self.connection.wear.malformed() {
+            self.retire_connection();
+        }
         if failure == Failure::Unprocessed && self.client().is_going_away() {
             self.retire_connection();
         }
@@ -113,27 +135,21 @@ impl Slot {
     /// What the head of a response says of the endpoint.
     pub(crate) fn introduced(&self, fields: &HeaderMap) {
         if self.connection.wear.is_counted_by(fields) {
-            self.owner.counts_frames.set(true);
+            self.owner.known.counts_frames.set(true);
         }
     }
 
     /// The endpoint has left a part of the request unread.
     pub(crate) fn left_unread(&self) {
         if Wear::is_shut(self.client()) {
-            self.connection.retire();
-        }
-    }
-
-    /// The endpoint has found the request malformed.
-    pub(crate) fn was_malformed(&self) {
-        if self.connection.wear.malformed() {
-            self.connection.retire();
+            self.retire_connection();
         }
     }
 
     /// Takes the connection out of use, for a failure that concerns all of it.
     pub(crate) fn retire_connection(&self) {
         self.connection.retire();
+        self.owner.changed.notify_waiters();
     }
 }
 
@@ -149,23 +165,25 @@ impl Drop for Slot {
 }
 
 impl Connections {
-    pub(crate) fn new(used_for: Use, takes_connect: &Rc<Cell<Option<bool>>>) -> Rc<Connections> {
+    pub(crate) fn new(used_for: Use, known: &Rc<Known>) -> Rc<Connections> {
         Rc::new(Connections {
             used_for,
             open: RefCell::default(),
             dialling: Cell::new(false),
-            counts_frames: Cell::new(false),
+            known: known.clone(),
             worn: Cell::new(0),
             retired: Cell::new(false),
             generation: Cell::new(0),
-            takes_connect: takes_connect.clone(),
             changed: Notify::new(),
         })
     }
 
     /// Lends a stream as soon as there is one: on a connection that has room again, or on a new one.
-    pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>) -> Result<Slot, LendError> {
+    pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>, purpose: Purpose) -> Result<Slot, LendError> {
         let asked = Instant::now();
+        // Where there is one whose window stands, another is not waited for as long as for one that must be.
+        let has_other = self.open.borrow().iter().any(|connection| connection.has_room());
+        let limit = if has_other { lend.connect_limit().min(STANDING_WAIT) } else { lend.connect_limit() };
         let places = &lend.endpoint.state.places;
         let wait = async {
             let mut queued = None;
@@ -182,7 +200,7 @@ impl Connections {
                         None => self.worn.set(0),
                     }
                 }
-                if let Some(slot) = self.try_lend(false) {
+                if let Some(slot) = self.try_lend(purpose) {
                     return Ok(slot);
                 }
                 let usable = self.usable();
@@ -199,7 +217,7 @@ impl Connections {
                 }
                 // One where it may have to wait for others is better than none.
                 if !self.dialling.get()
-                    && let Some(slot) = self.lend_where(false, |_| true)
+                    && let Some(slot) = self.lend_where(purpose, |_| true)
                 {
                     return Ok(slot);
                 }
@@ -210,9 +228,9 @@ impl Connections {
                 changed.await;
             }
         };
-        match timeout(lend.connect_limit(), wait).await {
+        match timeout(limit, wait).await {
             Ok(result) => result,
-            Err(_) => self.lend_where(false, |_| true).ok_or(match self.usable() {
+            Err(_) => self.lend_where(purpose, |_| true).ok_or(match self.usable() {
                 0 => LendError::Connect,
                 _ => LendError::Full,
             }),
@@ -229,22 +247,22 @@ impl Connections {
         self.open.borrow().iter().filter(|connection| connection.is_usable()).count()
     }
 
-    /// Lends a stream on an open connection, unless there is something to be done: on the one that has carried least (`young`),
-    /// for who has met the end of another, else on the first.
-    pub(crate) fn try_lend(self: &Rc<Self>, young: bool) -> Option<Slot> {
+    /// Lends a stream on an open connection, unless there is something to be done.
+    pub(crate) fn try_lend(self: &Rc<Self>, purpose: Purpose) -> Option<Slot> {
         if self.is_to_replace() {
             return None;
         }
-        self.lend_where(young, |connection| !connection.wear.stands())
+        self.lend_where(purpose, |connection| !(purpose.sends && connection.wear.stands()))
     }
 
-    fn lend_where(self: &Rc<Self>, young: bool, suits: impl Fn(&Connection) -> bool) -> Option<Slot> {
+    fn lend_where(self: &Rc<Self>, purpose: Purpose, suits: impl Fn(&Connection) -> bool) -> Option<Slot> {
         let open = self.open.borrow();
         let mut suitable = open.iter().filter(|connection| connection.has_room() && suits(connection));
-        let connection = if young { suitable.min_by_key(|connection| connection.lent.get()) } else { suitable.next() }?;
+        let connection =
+            if purpose.again { suitable.min_by_key(|connection| connection.lent.get()) } else { suitable.next() }?;
         connection.lend();
         // The stream counts already: a connection that is retired now ends after it.
-        if self.counts_frames.get() {
+        if self.known.counts_frames.get() {
             match connection.wear.frames(&connection.client) {
                 Worn::Little => {}
                 Worn::Much => self.worn.set(self.worn.get() + 1),
@@ -254,14 +272,17 @@ impl Connections {
         Some(Slot { connection: connection.clone(), owner: self.clone(), settled: Cell::new(false) })
     }
 
-    /// Takes old connections out of use; not all at once.
+    /// Takes old connections out of use, not all at once; and those that a busy time has left.
     pub(crate) fn sweep(&self, max_age: Duration) {
         for (nth, connection) in self.open.borrow().iter().enumerate() {
             let less = max_age / 10 * (nth as u32 % 8) / 8;
-            if connection.opened.elapsed() > max_age - less {
+            let is_surplus = connection.count_unused() >= UNUSED_SWEEPS && nth > 0;
+            if is_surplus || connection.opened.elapsed() > max_age - less {
                 connection.retire();
             }
         }
+        // Who waits for a stream of one that takes no more has another made.
+        self.changed.notify_waiters();
     }
 
     /// No new streams; each connection closes after its last.
@@ -356,8 +377,9 @@ impl Connections {
         let task = poll_fn(|cx| {
             let ended = task.as_mut().poll(cx);
             if connection.client.take_news() {
-                if connection.client.has_settings() {
-                    self.takes_connect.set(Some(connection.client.takes_connect()));
+                // The last word of an old one is not how the endpoint is now.
+                if connection.is_usable() && connection.client.has_settings() {
+                    self.known.takes_connect.set(Some(connection.client.takes_connect()));
                 }
                 self.changed.notify_waiters();
             }

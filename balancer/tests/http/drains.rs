@@ -399,3 +399,43 @@ async fn an_edit_of_another_pool_disturbs_nothing() {
     from_a.quiet().await;
     assert!(a.nobody(), "the same connection all the time");
 }
+
+/// The fleet has ended the drain by its deadline; this node's clock is late, or it was away when the drain began.
+#[tokio::test]
+async fn a_drain_that_the_fleet_has_ended_cuts_what_is_left() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.get("/slow").await;
+    let mut upstream = endpoint.h2().await;
+    upstream.expect_request().await;
+    fleet.drain(&endpoint, DrainMode::Streams, Some(Duration::from_secs(3_600))).await;
+    fleet.force_drain(&endpoint).await;
+    let response = tokio::time::timeout(Duration::from_secs(2), client.response(stream)).await.expect("at once");
+    assert_eq!(response.status(), "502");
+}
+
+/// A drain was cut off, cancelled, and begins again as one that keeps sessions, before a worker has seen it between the two.
+#[tokio::test]
+async fn a_drain_that_follows_another_at_once_is_not_cut_off_by_it() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let request = upstream.expect_request().await;
+    upstream.respond(request.stream, "200", b"").await;
+    let cookie = client.response(stream).await.field("set-cookie").unwrap().split(';').next().unwrap().to_owned();
+    fleet.drain(&endpoint, DrainMode::Streams, Some(Duration::from_millis(20))).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let (pool, a) = (name("app"), name("a"));
+    fleet.apply(Command::CancelDrain { pool: pool.clone(), endpoint: a.clone() });
+    let (mode, reason) = (DrainMode::Sessions, String::new());
+    fleet.apply(Command::StartDrain { pool, endpoint: a, mode, deadline_ms: None, reason, pace: None });
+    fleet.adopted().await;
+    let stream = client.request("GET", "/", &[("cookie", &cookie)], true).await;
+    let mut upstream = endpoint.h2().await;
+    let request = upstream.expect_request().await;
+    upstream.respond(request.stream, "200", b"kept").await;
+    assert_eq!(client.response(stream).await.whole(), ("200", &b"kept"[..]));
+}

@@ -12,7 +12,7 @@ use tidelock_core::command::{Command, DrainMode, LEVEL, Proposal};
 use tidelock_core::id::{EndpointId, Epoch, Name, NodeId};
 use tidelock_core::report::{Counts, NodeReport};
 use tidelock_core::spec::{PoolSpec, Protocol, RouteSpec};
-use tidelock_core::state::{Outcome, State};
+use tidelock_core::state::{Outcome, Phase, State};
 use tidelock_core::table::Table;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -157,6 +157,14 @@ impl Fleet {
         let deadline_ms = deadline.map(|deadline| (now + deadline).as_millis() as u64);
         let (pool, endpoint) = (name("app"), name(&endpoint.name));
         self.apply(Command::StartDrain { pool, endpoint, mode, deadline_ms, reason: String::new(), pace: None });
+        self.adopted().await;
+    }
+
+    /// The fleet says that it is over.
+    pub(crate) async fn force_drain(&self, endpoint: &Endpoint) {
+        let phase = self.state.borrow().pools[&name("app")].endpoints[&name(&endpoint.name)].phase;
+        let Phase::Draining { drain, .. } = phase else { panic!("{phase:?}") };
+        self.apply(Command::FinishDrain { drain, forced: true });
         self.adopted().await;
     }
 

@@ -206,6 +206,10 @@ async fn an_upload_that_is_not_read_yet_holds_up_no_other() {
         assert_eq!(request.body, b"little");
         peer.respond(request.stream, "204", b"").await;
         assert_eq!(client.response(other).await.status(), "204");
+        let without_body = client.get("/without").await;
+        let at_first = first.expect_request().await.stream;
+        first.respond(at_first, "204", b"").await;
+        assert_eq!(client.response(without_body).await.status(), "204", "which has nothing to wait for");
         // Read now, and as good as new.
         first.window_update(0, 60_000).await;
         first.respond(at, "200", b"read").await;

@@ -286,6 +286,35 @@ async fn an_endpoint_that_refuses_a_websocket_on_a_stream_is_heard() {
     assert_eq!(h1.head().await.status(), "101");
 }
 
+/// Cowboy ends a connection with ten malformed requests: no handshake of one client ends the WebSockets of others.
+#[tokio::test]
+async fn handshakes_that_an_endpoint_finds_malformed_are_spread() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let open = async || {
+        let mut h1 = fleet.h1().await;
+        h1.request(UPGRADE, "").await;
+        h1
+    };
+    let mut quiet = open().await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    let stream = connected(&mut upstream, "/socket").await;
+    assert_eq!(quiet.head().await.status(), "101");
+    let mut refused = 0;
+    while endpoint.nobody() {
+        let mut h1 = open().await;
+        let next = tokio::time::timeout(Duration::from_millis(500), upstream.expect_headers()).await;
+        let Ok((stream, ..)) = next else { break };
+        upstream.reset(stream, crate::frames::PROTOCOL_ERROR).await;
+        assert_eq!(h1.head().await.status(), "502");
+        refused += 1;
+        assert!(refused < 10, "the endpoint has ended the connection");
+    }
+    assert!(refused > 0);
+    upstream.data(stream, b"\x82\x04down", false).await;
+    assert_eq!(quiet.exact(6).await.unwrap(), b"\x82\x04down");
+}
+
 /// At a drain's deadline it is told to come back, on a connection that others share.
 #[tokio::test]
 async fn a_websocket_on_a_stream_closes_at_the_deadline() {

@@ -39,6 +39,8 @@ pub(crate) struct Connection {
     pub(super) client: Client,
     pub(super) streams: Cell<usize>,
     pub(super) lent: Cell<u32>,
+    /// How many were lent at the last sweep, and since how many sweeps it is so and none runs.
+    unused: Cell<(u32, u32)>,
     pub(super) opened: Instant,
     pub(super) wear: Wear,
     /// It takes no new stream, and ends with its last.
@@ -54,6 +56,14 @@ impl Connection {
 
     pub(super) fn has_room(&self) -> bool {
         self.is_usable() && self.streams.get() < self.client.max_streams().min(MAX_STREAMS)
+    }
+
+    /// For how many sweeps nothing has used it; one more sweep.
+    pub(super) fn count_unused(&self) -> u32 {
+        let (lent, sweeps) = self.unused.get();
+        let is_unused = self.streams.get() == 0 && lent == self.lent.get();
+        self.unused.set((self.lent.get(), if is_unused { sweeps + 1 } else { 0 }));
+        self.unused.get().1
     }
 
     /// Counts one more stream on it.
@@ -106,6 +116,7 @@ pub(super) fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()>
         client,
         streams: Cell::new(0),
         lent: Cell::new(0),
+        unused: Cell::default(),
         opened: now,
         wear: Wear::new(),
         retired: Cell::new(false),
@@ -143,10 +154,11 @@ async fn keep_alive(connection: &Connection) {
         if connection.streams.get() == 0 {
             continue;
         }
-        let before = connection.client.pongs();
+        let before = (connection.client.pongs(), connection.client.reads());
         connection.client.ping();
         tokio::time::sleep(PONG_WITHIN).await;
-        if connection.client.pongs() == before {
+        // One that is busy with what it was sent before, or slow, sends something all the same.
+        if (connection.client.pongs(), connection.client.reads()) == before {
             return;
         }
     }

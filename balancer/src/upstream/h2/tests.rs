@@ -11,6 +11,8 @@ use crate::socket::Stream;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
+const ANY: Purpose = Purpose { sends: false, again: false };
+
 /// A connection whose endpoint has sent its SETTINGS, and the endpoint's side.
 async fn connected() -> (Rc<Connection>, JoinHandle<()>, UnixStream) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
@@ -79,6 +81,38 @@ async fn quiet_streams_are_kept_alive_and_a_dead_endpoint_is_noticed() {
         .await;
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_busy_time_has_left_is_closed() {
+    let resting = LocalSet::new();
+    resting
+        .run_until(async {
+            let (connections, day) = (Connections::new(Use::Requests, &Rc::default()), Duration::from_secs(86_400));
+            let mut peers = Vec::new();
+            for _ in 0..3 {
+                let (connection, task, theirs) = connected().await;
+                connections.open.borrow_mut().push(connection);
+                peers.push((task, tokio::task::spawn_local(until_left(theirs))));
+            }
+            let busy = connections.open.borrow()[1].clone();
+            busy.lend();
+            for _ in 0..UNUSED_SWEEPS {
+                assert_eq!(connections.usable(), 3);
+                connections.sweep(day);
+            }
+            connections.sweep(day);
+            assert_eq!(connections.usable(), 2, "the first, and one that is in use");
+            let (task, theirs) = peers.pop().unwrap();
+            theirs.await.unwrap();
+            task.await.unwrap();
+            busy.give_back(false);
+            for _ in 0..=UNUSED_SWEEPS {
+                connections.sweep(day);
+            }
+            assert_eq!(connections.usable(), 1);
+        })
+        .await;
+}
+
 /// Not all at once; and what runs on an old one runs to its end.
 #[tokio::test(start_paused = true)]
 async fn old_connections_get_no_new_stream_and_end_with_their_last() {
@@ -92,7 +126,7 @@ async fn old_connections_get_no_new_stream_and_end_with_their_last() {
                 connections.open.borrow_mut().push(connection);
                 peers.push((task, tokio::task::spawn_local(until_left(theirs))));
             }
-            let slot = connections.try_lend(false).unwrap();
+            let slot = connections.try_lend(ANY).unwrap();
             tokio::time::sleep(max_age * 9 / 10).await;
             connections.sweep(max_age);
             assert_eq!(connections.usable(), MAX_CONNECTIONS);
@@ -103,7 +137,7 @@ async fn old_connections_get_no_new_stream_and_end_with_their_last() {
             tokio::time::sleep(max_age / 20 + Duration::from_secs(1)).await;
             connections.sweep(max_age);
             assert_eq!(connections.usable(), 0);
-            assert!(connections.try_lend(false).is_none());
+            assert!(connections.try_lend(ANY).is_none());
             for (task, theirs) in peers.drain(1..) {
                 theirs.await.unwrap();
                 task.await.unwrap();
