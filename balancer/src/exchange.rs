@@ -104,7 +104,7 @@ impl Exchange {
                 // Leading zeros are digits, and malformed to some.
                 head.headers.insert(CONTENT_LENGTH, length.into());
             }
-            let host = headers::host(&head)?;
+            let host = headers::host(&head, client.is_trusted())?;
             let path = match head.uri.path_and_query() {
                 // The server as a whole, which only OPTIONS may ask about (RFC 9112 section 3.2.4).
                 Some(path) if path.as_str() == "*" && head.method != Method::OPTIONS => return Err(Reason::BadRequest),

@@ -52,6 +52,11 @@ impl Client {
         Client { certificate: HeaderValue::try_from(text).ok(), ..self }
     }
 
+    /// Whether its word is taken for what it translates and tells of others.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.is_trusted
+    }
+
     /// Whose request it is: of a trusted proxy's, the client that it names, in fields as endpoints get
     /// them. One proxy is looked behind, and what it says of others before it is theirs.
     pub(crate) fn origin(&self, fields: &HeaderMap) -> IpAddr {
@@ -85,7 +90,7 @@ impl Host {
 
 /// The one host of a request: `:authority` in HTTP/2, else the target's in absolute form, else
 /// the Host field (RFC 9112 section 3.2, RFC 9113 section 8.3.1).
-pub(crate) fn host(head: &Parts) -> Result<Host, Reason> {
+pub(crate) fn host(head: &Parts, is_trusted: bool) -> Result<Host, Reason> {
     let mut fields = head.headers.get_all(header::HOST).into_iter();
     let field = fields.next();
     if fields.next().is_some() {
@@ -107,8 +112,8 @@ pub(crate) fn host(head: &Parts) -> Result<Host, Reason> {
         }
         (Some(target), _) => target.clone(),
         // A client of our own makes `:authority` (RFC 9113 section 8.3.1); without it a Host
-        // field is what somebody translated, and nobody checked.
-        (None, Some(field)) if head.version != Version::HTTP_2 => field,
+        // field is what somebody translated, and nobody checked: HAProxy and nginx do, and may where they are trusted.
+        (None, Some(field)) if head.version != Version::HTTP_2 || is_trusted => field,
         (None, _) => return Err(Reason::BadHost),
     };
     Ok(Host { authority })
@@ -134,6 +139,22 @@ fn is_plain(authority: &Authority) -> bool {
         None => !host.is_empty() && host.bytes().all(character),
     };
     is_host && port_is_fine
+}
+
+/// A request's target with `"`, `<`, `>` and `` ` `` percent-encoded, as browsers send them (RFC 3986 section 2.1): some clients
+/// send them as they are, which other balancers pass on.
+pub(crate) fn encoded(target: &[u8]) -> Vec<u8> {
+    let mut encoded = Vec::with_capacity(target.len() + 16);
+    for &byte in target {
+        match byte {
+            b'"' => encoded.extend_from_slice(b"%22"),
+            b'<' => encoded.extend_from_slice(b"%3C"),
+            b'>' => encoded.extend_from_slice(b"%3E"),
+            b'`' => encoded.extend_from_slice(b"%60"),
+            byte => encoded.push(byte),
+        }
+    }
+    encoded
 }
 
 /// The body's length, if the head names one. A length stated twice is a smuggling attempt (RFC 9112
@@ -317,7 +338,8 @@ mod tests {
 
     #[test]
     fn a_request_has_exactly_one_good_host() {
-        let name = |version, target, hosts: &[&str]| host(&head(version, target, hosts)).map(|h| h.name().into_owned());
+        let name =
+            |version, target, hosts: &[&str]| host(&head(version, target, hosts), false).map(|h| h.name().into_owned());
         assert_eq!(name(Version::HTTP_11, "/", &["A.b:80"]), Ok("a.b".into()));
         assert_eq!(name(Version::HTTP_11, "/", &["a.b."]), Ok("a.b".into()));
         assert_eq!(name(Version::HTTP_11, "http://x.y/", &["a.b"]), Ok("x.y".into()), "absolute form wins");
@@ -330,6 +352,9 @@ mod tests {
         }
         assert_eq!(name(Version::HTTP_2, "http://x.y/", &["a.b"]), Err(Reason::BadHost));
         assert_eq!(name(Version::HTTP_2, "/", &["x.y"]), Err(Reason::BadHost), ":authority is missing");
+        let of_trusted = |hosts: &[&str]| host(&head(Version::HTTP_2, "/", hosts), true).map(|h| h.name().into_owned());
+        assert_eq!(of_trusted(&["x.y"]), Ok("x.y".into()));
+        assert_eq!((of_trusted(&[]), of_trusted(&["a,b"])), (Err(Reason::BadHost), Err(Reason::BadHost)));
         assert_eq!(name(Version::HTTP_2, "http://u@x.y/", &[]), Err(Reason::BadHost));
     }
 

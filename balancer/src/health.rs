@@ -18,14 +18,14 @@ use tidelock_core::table::{PoolTable, Table};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::feed::Registry;
 use crate::lease::EndpointState;
 use crate::telemetry::Counters;
 use crate::tls::Identity;
 use crate::upstream::dial::Dialer;
-use check::check;
+use check::{Checked, check};
 
 /// What this node has seen. The lock is taken once a check and once a report.
 #[derive(Debug, Default)]
@@ -183,7 +183,13 @@ async fn look_after(
         sleep_until(next).await;
         let began = Instant::now();
         let outcome = match tokio::time::timeout(health.timeout_ms.duration(), check(dialer, address, health)).await {
-            Ok(outcome) => outcome,
+            Ok(Checked::Up) => Ok(()),
+            Ok(Checked::Down(detail)) => Err(detail),
+            Ok(Checked::Unasked(error)) => {
+                warn!(%address, error, "this node cannot check an endpoint: nothing is said of it");
+                next = began + interval;
+                continue;
+            }
             Err(_) => Err(format!("no answer in {} ms", health.timeout_ms.get())),
         };
         counters.health_checks.add();

@@ -49,7 +49,7 @@ use tidelock_core::report::NodeReport;
 use tidelock_core::table::Table;
 use tokio::sync::{mpsc, watch};
 use tokio_util::task::TaskTracker;
-use tracing::error;
+use tracing::{error, warn};
 
 pub use config::{ClientAuth, Config, Limits, ListenAddress, ListenerConfig, ListenerTls, Timeouts, TlsFiles};
 pub use listener::Bound;
@@ -253,24 +253,35 @@ impl Balancer {
         let Balancer { workers, log_writer, stage, registry, .. } = self;
         registry.leave_within(deadline);
         stage.send_replace(Stage::Closing);
-        let joined = tokio::task::spawn_blocking(move || {
-            for thread in workers.into_iter().chain(log_writer) {
-                // A thread that panicked has said so.
-                let _ = thread.join();
-            }
-        });
+        // A thread that panicked has said so.
+        let joined = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|thread| drop(thread.join())));
         tokio::pin!(joined);
-        match tokio::time::timeout(deadline, &mut joined).await {
+        let is_whole = match tokio::time::timeout(deadline, &mut joined).await {
             Ok(_) => true,
             Err(_) => {
                 stage.send_replace(Stage::Ended);
                 let _ = joined.await;
                 false
             }
+        };
+        // A standard output that nobody reads does not keep the node. The thread is no task of the runtime's, whose end would
+        // wait for it.
+        if let Some(writer) = log_writer {
+            let (ended, end) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || {
+                let _ = writer.join();
+                let _ = ended.send(());
+            });
+            if tokio::time::timeout(LAST_LINES, end).await.is_err() {
+                warn!("standard output takes no more: the last lines of the access log are lost");
+            }
         }
+        is_whole
     }
 }
 
+/// What the access log's last lines may take.
+const LAST_LINES: Duration = Duration::from_secs(1);
 /// How often certificates' files are looked at.
 const CERTIFICATES_EVERY: Duration = Duration::from_secs(2);
 

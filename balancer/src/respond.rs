@@ -80,9 +80,11 @@ impl Reason {
                 "bad-version",
                 "This HTTP version is not spoken here: use 1.1, or 2 with its preface.",
             ),
-            Reason::BadHost => {
-                (StatusCode::BAD_REQUEST, "bad-host", "The Host of the request is missing or malformed.")
-            }
+            Reason::BadHost => (
+                StatusCode::BAD_REQUEST,
+                "bad-host",
+                "The Host of the request (:authority over HTTP/2) is missing or malformed.",
+            ),
             Reason::BadFraming => {
                 (StatusCode::BAD_REQUEST, "bad-framing", "The request's length is stated in more than one way.")
             }

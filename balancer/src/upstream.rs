@@ -27,7 +27,7 @@ use crate::lease::EndpointState;
 use crate::socket::Socket;
 use crate::worker::Worker;
 use backoff::Backoff;
-use dial::{Dialer, Spoken, Wanted};
+use dial::{Dialer, Spoken, Wanted, is_own_want};
 use h2::{Known, Use};
 use lasting::Lasting;
 use places::{QueueFull, RequestPlace};
@@ -301,6 +301,7 @@ impl Endpoint {
         match &result {
             Ok(_) if self.backoff.succeeded() => info!(%endpoint, %address, "the endpoint can be reached again"),
             Ok(_) => {}
+            Err(error) if is_own_want(error) => debug!(%endpoint, %error, "this node cannot open a connection"),
             Err(error) => {
                 // Without another connection to it, it may come back as something else. The one that
                 // was not made has a place still.

@@ -5,7 +5,7 @@
 //! this node's own state, so they work without a leader.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -17,6 +17,7 @@ use tidelock_core::table::Table;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::timeout::RequestBodyTimeoutLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
@@ -54,6 +55,8 @@ mod write;
 /// A request body's largest size, then 413: a pool of 10,000 endpoints is written endpoint by
 /// endpoint, so the largest honest body is a few kB.
 pub(crate) const BODY_MAX: usize = 1024 * 1024;
+/// How long a body may stand still on its way.
+const BODY_STALL: Duration = Duration::from_secs(30);
 
 /// The epoch that the answering node has applied.
 const EPOCH_HEADER: HeaderName = HeaderName::from_static("tidelock-epoch");
@@ -106,6 +109,7 @@ pub(crate) fn router(context: Context) -> Router {
         .merge(open.method_not_allowed_fallback(wrong_method))
         .fallback(outside)
         .layer(DefaultBodyLimit::max(BODY_MAX))
+        .layer(RequestBodyTimeoutLayer::new(BODY_STALL))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(context.clone(), mark))
         .with_state(context)

@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, request, response};
 
 use super::decode::Decoder;
+use crate::headers::encoded;
 
 /// More header fields than this are refused whatever the configuration says.
 const FIELDS_MAX: usize = 1_024;
@@ -137,7 +138,9 @@ fn parse_request(head: &Bytes, limits: HeadLimits) -> Result<RequestHead, BadHea
     }
     let (mut parts, ()) = http::Request::new(()).into_parts();
     parts.method = Method::from_bytes(method.as_bytes()).map_err(|_| BadHead::Malformed)?;
-    parts.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes())).map_err(|_| BadHead::Malformed)?;
+    parts.uri = Uri::from_maybe_shared(head.slice_ref(target.as_bytes()))
+        .or_else(|_| Uri::from_maybe_shared(Bytes::from(encoded(target.as_bytes()))))
+        .map_err(|_| BadHead::Malformed)?;
     if parts.method == Method::OPTIONS && asks_about_server(target) {
         let mut uri = parts.uri.into_parts();
         uri.path_and_query = Some(PathAndQuery::from_static("*"));

@@ -12,7 +12,7 @@ use crate::h1::encode::{Encoder, request_head};
 use crate::h1::head::HeadReader;
 use crate::h1::wire::Wire;
 use crate::socket::Socket;
-use crate::upstream::dial::{Dialer, Spoken, Wanted};
+use crate::upstream::dial::{Dialer, Spoken, Wanted, is_own_want};
 
 /// A response's head, and a gRPC answer, may have so many bytes.
 const ANSWER_MAX: usize = 16 * 1024;
@@ -22,14 +22,36 @@ static AGENT: HeaderValue = HeaderValue::from_static("tidelock-health");
 /// Why a check failed, for people.
 type Failed = String;
 
-pub(super) async fn check(dialer: &Dialer, address: &Address, health: &HealthSpec) -> Result<(), Failed> {
+/// What came of a check.
+pub(super) enum Checked {
+    Up,
+    Down(Failed),
+    /// This node could not even ask.
+    Unasked(Failed),
+}
+
+pub(super) async fn check(dialer: &Dialer, address: &Address, health: &HealthSpec) -> Checked {
     let wanted = match (&health.check, dialer.spoken()) {
         (Check::Grpc { .. }, _) | (_, Some(Spoken::H2)) => Wanted::H2,
         (_, Some(Spoken::H1)) => Wanted::H1,
         (_, None) => Wanted::Either,
     };
     let connected = dialer.connect(address, wanted, health.timeout_ms.duration()).await;
-    let (socket, spoken) = connected.map_err(|error| error.to_string())?;
+    let asked = match connected {
+        Ok((socket, spoken)) => ask(dialer, address, health, socket, spoken).await,
+        Err(error) if is_own_want(&error) => return Checked::Unasked(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    asked.map_or_else(Checked::Down, |()| Checked::Up)
+}
+
+async fn ask(
+    dialer: &Dialer,
+    address: &Address,
+    health: &HealthSpec,
+    socket: Socket,
+    spoken: Spoken,
+) -> Result<(), Failed> {
     match &health.check {
         Check::Tcp {} => Ok(()),
         Check::Http { path, host, status } => {

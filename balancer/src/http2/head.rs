@@ -8,7 +8,7 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use super::hpack::{Field, Name};
-use crate::headers::is_of_trailers;
+use crate::headers::{encoded, is_of_trailers};
 
 static KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 static PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
@@ -128,7 +128,9 @@ impl Block {
             if !matches!(path.as_bytes(), [b'/', ..] | b"*") {
                 return Err(Malformed);
             }
-            target.path_and_query = Some(PathAndQuery::try_from(path.as_bytes()).map_err(|_| Malformed)?);
+            let parsed = PathAndQuery::try_from(path.as_bytes());
+            let parsed = parsed.or_else(|_| PathAndQuery::try_from(&encoded(path.as_bytes())[..]));
+            target.path_and_query = Some(parsed.map_err(|_| Malformed)?);
             let scheme = Scheme::try_from(scheme.as_bytes()).map_err(|_| Malformed)?;
             // A target has both or none; who is asked for is looked at later.
             target.scheme = target.authority.is_some().then_some(scheme);

@@ -46,6 +46,12 @@ pub(crate) enum Wanted {
     Either,
 }
 
+/// Whether it is this node that lacks something: descriptors (its own or the machine's), ports, memory (errno(3) of Linux:
+/// ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL, ENOBUFS). It says nothing of the endpoint.
+pub(crate) fn is_own_want(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 99 | 105))
+}
+
 impl Dialer {
     pub(crate) fn new(pool: &PoolSpec, identity: Option<&Identity>) -> Dialer {
         let tls = pool.tls.as_ref().map(|spec| {

@@ -111,6 +111,35 @@ async fn interim_responses_leave_behind_what_is_of_one_connection() {
     }
 }
 
+/// `curl -g` and the like send what browsers encode (RFC 3986 section 2.1).
+#[tokio::test]
+async fn targets_that_browsers_would_encode_are_encoded() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut upstream = None;
+    for (odd, encoded) in [
+        ("/a?filter={\"a\":\"<b>\"}", "/a?filter={%22a%22:%22%3Cb%3E%22}"),
+        ("/<a>`b`/%22?`", "/%3Ca%3E%60b%60/%22?%60"),
+        ("/\"plain\"", "/\"plain\""),
+    ] {
+        for is_h2 in [false, true] {
+            let (mut h1, mut h2) = (fleet.h1().await, fleet.h2().await);
+            if is_h2 {
+                h2.get(odd).await;
+            } else {
+                h1.get(odd).await;
+            }
+            let upstream = match &mut upstream {
+                Some(upstream) => upstream,
+                none => none.insert(endpoint.h2().await),
+            };
+            let request = upstream.expect_request().await;
+            assert_eq!(field(&request.fields, ":path"), Some(encoded));
+            upstream.respond(request.stream, "204", b"").await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_absolute_form_without_a_path_asks_for_the_root() {
     for protocol in [H1, H2c] {

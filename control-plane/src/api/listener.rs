@@ -18,6 +18,10 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 const CONNECTIONS_MAX: usize = 1_024;
 /// A client that takes no byte for so long is cut: it would hold a stream's buffer for ever.
 const WRITE_STALL: Duration = Duration::from_secs(30);
+/// What a client that has connected may take until its first byte, and from a request's first byte to the end of its head.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+/// How long a connection is kept on which nothing is asked.
+const KEPT: Duration = Duration::from_secs(75);
 /// After a failed accept (mostly: no file descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -108,12 +112,53 @@ impl axum::serve::Listener for AdminListener {
     }
 }
 
-/// A connection that fails when its peer takes nothing for too long, or when all are cut.
+/// What a connection waits for its client with, as far as bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Awaits {
+    /// The end of a head. Its last bytes so far.
+    Head([u8; 4]),
+    /// Nothing: the server has it, or a body's rest, for which the API has a limit.
+    Answer,
+    /// Another request, or the rest of what it was sent.
+    Next,
+}
+
+impl Awaits {
+    fn limit(self) -> Option<Duration> {
+        match self {
+            Awaits::Head(_) => Some(HEAD_TIME),
+            Awaits::Answer => None,
+            Awaits::Next => Some(KEPT),
+        }
+    }
+
+    /// The client has said `bytes`.
+    fn heard(self, bytes: &[u8]) -> Awaits {
+        let mut last = match self {
+            Awaits::Head(last) => last,
+            Awaits::Next if bytes.first().is_some_and(u8::is_ascii_uppercase) => [0; 4],
+            // A body behind `100 Continue`, or frames of HTTP/2: no head, and nothing that this knows the end of.
+            Awaits::Next | Awaits::Answer => return Awaits::Answer,
+        };
+        for &byte in bytes {
+            last = [last[1], last[2], last[3], byte];
+            if last == *b"\r\n\r\n" {
+                return Awaits::Answer;
+            }
+        }
+        Awaits::Head(last)
+    }
+}
+
+/// A connection that fails when its client takes or says nothing for too long, or when all are cut.
 pub(crate) struct Connection<S = TcpStream> {
     stream: S,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
+    awaits: Awaits,
+    /// When it has waited too long for that.
+    late: Pin<Box<Sleep>>,
     /// Until the client has said something.
     unheard: Option<Unheard>,
     _place: OwnedSemaphorePermit,
@@ -122,7 +167,17 @@ pub(crate) struct Connection<S = TcpStream> {
 impl<S> Connection<S> {
     fn new(stream: S, place: OwnedSemaphorePermit, cut: &CancellationToken, unheard: Unheard) -> Connection<S> {
         let cut = Box::pin(cut.clone().cancelled_owned());
-        Connection { stream, cut, stalled: None, unheard: Some(unheard), _place: place }
+        let (awaits, late) = (Awaits::Head([0; 4]), Box::pin(tokio::time::sleep(HEAD_TIME)));
+        Connection { stream, cut, stalled: None, awaits, late, unheard: Some(unheard), _place: place }
+    }
+
+    fn wait_for(&mut self, awaits: Awaits) {
+        // A head has its time as a whole, a connection that is kept since it was used last.
+        let is_same = matches!((self.awaits, awaits), (Awaits::Head(_), Awaits::Head(_)));
+        self.awaits = awaits;
+        if let Some(limit) = awaits.limit().filter(|_| !is_same) {
+            self.late.as_mut().reset(tokio::time::Instant::now() + limit);
+        }
     }
 
     /// Fails once all connections are cut, and wakes the task then. The server reads for as long as
@@ -149,9 +204,14 @@ impl<S> Connection<S> {
 impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.check_cut(cx)?;
+        let before = buf.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if read.is_ready() {
             self.unheard = None;
+            let awaits = self.awaits.heard(&buf.filled()[before..]);
+            self.wait_for(awaits);
+        } else if self.awaits.limit().is_some() && self.late.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client says nothing")));
         }
         read
     }
@@ -159,6 +219,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Connection<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.wait_for(Awaits::Next);
         let progress = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.watch(cx, progress)
     }
@@ -168,6 +229,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Connection<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.wait_for(Awaits::Next);
         let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.watch(cx, progress)
     }
@@ -203,6 +265,57 @@ mod tests {
         let written = tokio::time::timeout(WRITE_STALL * 2, connection.write_all(&[0; 64])).await;
         let error = written.expect("it does not wait for ever").unwrap_err();
         assert_eq!((error.kind(), began.elapsed().as_secs()), (io::ErrorKind::TimedOut, 30));
+    }
+
+    fn connection<S>(stream: S) -> Connection<S> {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Connection::new(stream, place, &CancellationToken::new(), Unheard::new(&watch::Sender::new(0)))
+    }
+
+    /// How long a read waits.
+    async fn waits<S: AsyncRead + Unpin>(connection: &mut Connection<S>) -> Option<u64> {
+        let began = tokio::time::Instant::now();
+        let read = tokio::time::timeout(Duration::from_secs(86_400), connection.read(&mut [0; 64])).await;
+        read.ok().map(|read| {
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            began.elapsed().as_secs()
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_says_nothing_is_cut_unless_it_is_the_servers_turn() {
+        let (ours, mut theirs) = tokio::io::duplex(256);
+        let mut connection = connection(ours);
+        let mut buffer = [0; 64];
+        theirs.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n").await.unwrap();
+        assert!(connection.read(&mut buffer).await.unwrap() > 0);
+        // However slowly it drips.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        theirs.write_all(b"x: 1\r\n").await.unwrap();
+        assert!(connection.read(&mut buffer).await.unwrap() > 0);
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        theirs.write_all(b"\r\n").await.unwrap();
+        assert!(connection.read(&mut buffer).await.unwrap() > 0);
+        assert_eq!(waits(&mut connection).await, None, "somebody waits for a drain");
+        connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        theirs.write_all(b"{\"the body\": \"behind a 100\"}").await.unwrap();
+        assert!(connection.read(&mut buffer).await.unwrap() > 0);
+        assert_eq!(waits(&mut connection).await, None, "it is the server's turn again");
+        connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        assert_eq!(waits(&mut connection).await, Some(75), "it is kept for another request");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_head_and_none_have_ten_seconds() {
+        let (ours, mut theirs) = tokio::io::duplex(256);
+        let mut silent = connection(ours);
+        assert_eq!(waits(&mut silent).await, Some(10));
+        let (ours, mut half) = tokio::io::duplex(256);
+        let mut connection = connection(ours);
+        half.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+        assert!(connection.read(&mut [0; 64]).await.unwrap() > 0);
+        assert_eq!(waits(&mut connection).await, Some(10));
+        theirs.shutdown().await.unwrap();
     }
 
     #[tokio::test(start_paused = true)]
