@@ -56,6 +56,8 @@ pub(crate) struct Config {
     /// What a peer may send on one stream before it is read, in bytes; not below 65,535, which a peer may send before it
     /// has heard of this.
     pub(crate) stream_window: u32,
+    /// The same on a stream that has been seen to be read.
+    pub(crate) grown_window: u32,
     /// The same for all its streams together.
     pub(crate) connection_window: u32,
     /// The largest frame that is taken.

@@ -39,6 +39,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, socket: Socket, first: Bytes, clie
     let limits = &worker.config.limits;
     let config = Config {
         stream_window: STREAM_WINDOW,
+        grown_window: STREAM_WINDOW,
         // As wide as all streams' windows, so that stalled uploads never starve another one.
         connection_window: STREAM_WINDOW.saturating_mul(limits.max_streams_per_connection).min(WINDOW_MAX),
         max_frame: MAX_FRAME,

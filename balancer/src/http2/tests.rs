@@ -24,6 +24,7 @@ use crate::body::Piece;
 fn config() -> Config {
     Config {
         stream_window: 65_535,
+        grown_window: 65_535,
         connection_window: 200_000,
         max_frame: 16_384,
         max_streams: 8,

@@ -7,7 +7,7 @@ use socket2::SockRef;
 use tokio::io::AsyncWriteExt;
 
 use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
-use crate::frames::Peer;
+use crate::frames::{Peer, soon};
 
 /// What may be under way of one download: windows, buffers and the kernel's.
 const BOUND: usize = 2 << 20;
@@ -148,28 +148,65 @@ async fn an_endpoint_that_does_not_read_holds_its_clients_back() {
     one_more(&mut client, &mut upstream).await;
 }
 
+/// A client may have many streams and take nothing of any: of each, little is held; and more where something is read.
+#[tokio::test]
+async fn a_response_that_is_read_gets_a_wider_window() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    client.frame(4, 0, 0, &INITIAL_WINDOW_0).await;
+    let stream = client.get("/").await;
+    let mut upstream = endpoint.h2().await;
+    let at = upstream.expect_request().await.stream;
+    upstream.headers(at, &[(":status", "200")], false).await;
+    upstream.ping().await;
+    assert_eq!(upstream.may_send(at), 64 * 1024);
+    upstream.body(at, &[b'x'; 64 * 1024], false).await;
+    upstream.ping().await;
+    assert_eq!(upstream.may_send(at), 0, "nothing was read");
+    let room = grown(&mut client, stream, &mut upstream, at).await;
+    assert!((200_000..256 * 1024).contains(&room), "{room}");
+}
+
+/// What the endpoint may send when the client has read a little, and then nothing more.
+async fn grown(client: &mut Peer, stream: u32, upstream: &mut Peer, at: u32) -> usize {
+    client.window_update(stream, 40_000).await;
+    let room = async {
+        while upstream.may_send(at) == 0 {
+            client.ping_and_drop(stream).await;
+            upstream.ping().await;
+        }
+        upstream.may_send(at)
+    };
+    soon("a wider window", room).await
+}
+
+/// SETTINGS_INITIAL_WINDOW_SIZE.
+const INITIAL_WINDOW_0: [u8; 6] = [0, 4, 0, 0, 0, 0];
+
 /// A stream's window that is full and that nobody reads is taken from the connection's. What is left of that is still
-/// given back in time: here three quarters are held.
+/// given back in time: here two thirds are held.
 #[tokio::test]
 async fn many_clients_that_do_not_read_starve_no_other_one() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
     let mut upstream = None;
-    let full = vec![b'x'; 256 * 1024];
     let mut stalled = Vec::new();
     for _ in 0..2 {
         let mut client = fleet.h2().await;
-        // SETTINGS_INITIAL_WINDOW_SIZE 0.
-        client.frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]).await;
+        client.frame(4, 0, 0, &INITIAL_WINDOW_0).await;
+        client.window_update(0, 10 << 20).await;
         for _ in 0..96 {
-            client.get("/").await;
+            let stream = client.get("/").await;
             let upstream = match &mut upstream {
                 Some(upstream) => upstream,
                 none => none.insert(endpoint.h2().await),
             };
             let at = upstream.expect_request().await.stream;
             upstream.headers(at, &[(":status", "200")], false).await;
-            upstream.body(at, &full, false).await;
+            upstream.body(at, &[b'x'; 64 * 1024], false).await;
+            let room = grown(&mut client, stream, upstream, at).await;
+            upstream.body(at, &vec![b'x'; room], false).await;
         }
         stalled.push(client);
     }

@@ -115,10 +115,13 @@ impl State {
         self.release_connection(length);
         let stream = &mut self.streams[at];
         stream.released += length as u32;
-        if stream.released >= self.config.stream_window / 2 && !stream.received_end && stream.broken.is_none() {
-            let (number, released) = (stream.number, std::mem::take(&mut stream.released));
-            stream.receive_window += i64::from(released);
-            frame::put_word(self.output.buffer(), kind::WINDOW_UPDATE, number, released);
+        let (first, grown) = (self.config.stream_window, self.config.grown_window);
+        let window = if stream.is_grown { grown } else { first };
+        if stream.released >= window / 2 && !stream.received_end && stream.broken.is_none() {
+            let more = if std::mem::replace(&mut stream.is_grown, true) { 0 } else { grown - first };
+            let (number, by) = (stream.number, std::mem::take(&mut stream.released) + more);
+            stream.receive_window += i64::from(by);
+            frame::put_word(self.output.buffer(), kind::WINDOW_UPDATE, number, by);
             self.notify();
         }
     }

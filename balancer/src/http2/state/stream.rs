@@ -30,6 +30,8 @@ pub(in crate::http2) struct Stream {
     pub(super) receive_window: i64,
     /// Received and read, and not given back to the window yet.
     pub(super) released: u32,
+    /// It has been seen to be read, and its window is wider for it.
+    pub(super) is_grown: bool,
     /// This side has sent its END_STREAM.
     pub(super) sent_end: bool,
     /// The peer has.
@@ -68,6 +70,7 @@ impl Stream {
             send_window: windows.0.into(),
             receive_window: windows.1.into(),
             released: 0,
+            is_grown: false,
             sent_end: false,
             received_end: false,
             broken: None,

@@ -12,7 +12,7 @@ use crate::outbox::GATHER_MAX;
 fn bodies_go_side_by_side() {
     run(async {
         let (ours, theirs) = duplex(40_000);
-        let wide = Config { stream_window: 1 << 20, connection_window: 1 << 24, ..config() };
+        let wide = Config { stream_window: 1 << 20, grown_window: 1 << 20, connection_window: 1 << 24, ..config() };
         let (client, mut connection) = Client::begin(ours, wide);
         let mut receivers = Vec::new();
         let mut uploads: FuturesUnordered<_> = (0..6)

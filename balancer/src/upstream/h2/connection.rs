@@ -14,11 +14,14 @@ use super::wear::Wear;
 use crate::http2::{Client, Config, End, Reason};
 use crate::socket::Socket;
 
-/// A stream's window: what one response may hold here before its client reads.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// A stream's window: what one response may hold here before its client reads. A client may have a hundred streams and read
+/// none: 64 KiB of each, as nginx holds.
+const STREAM_WINDOW: u32 = 64 * 1024;
+/// What one may hold whose client has been seen to read: wide enough for what is on its way.
+const GROWN_WINDOW: u32 = 256 * 1024;
 /// The connection's window is as wide as all streams' windows, so that stalled readers never starve another stream: with
 /// 5 MiB eight unread responses did (measured).
-const CONNECTION_WINDOW: u32 = STREAM_WINDOW * MAX_STREAMS as u32;
+const CONNECTION_WINDOW: u32 = GROWN_WINDOW * MAX_STREAMS as u32;
 /// Larger frames make fewer of them on large bodies.
 const MAX_FRAME: u32 = 64 * 1024;
 /// A response's head, as RFC 9113 section 6.5.2 counts it.
@@ -99,6 +102,7 @@ pub(super) fn begin(socket: Socket) -> (Rc<Connection>, impl Future<Output = ()>
         socket,
         Config {
             stream_window: STREAM_WINDOW,
+            grown_window: GROWN_WINDOW,
             connection_window: CONNECTION_WINDOW,
             max_frame: MAX_FRAME,
             max_streams: 0,
