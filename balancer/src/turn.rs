@@ -155,6 +155,60 @@ mod tests {
         assert_eq!(polls(30).await, (10, 30));
     }
 
+    #[test]
+    fn small_pieces_are_counted_and_large_ones_are_not() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut share = Share::default();
+        for _ in 0..10 {
+            for _ in 0..Share::PIECES {
+                assert!(!share.is_spent(&mut cx));
+                share.spend(1);
+            }
+            assert!(share.is_spent(&mut cx), "once");
+        }
+        for length in [1, Share::SMALL].into_iter().cycle().take(1_000) {
+            assert!(!share.is_spent(&mut cx));
+            share.spend(length);
+        }
+    }
+
+    /// Sockets are looked at before a task that has more to do runs again.
+    #[tokio::test]
+    async fn who_yields_lets_others_sockets_come_first() {
+        use std::cell::Cell;
+        use std::rc::Rc;
+
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let polls = Rc::new(Cell::new(0));
+                let counted = polls.clone();
+                let busy = tokio::task::spawn_local(poll_fn(move |cx| {
+                    counted.set(counted.get() + 1);
+                    after_others(cx);
+                    Poll::<()>::Pending
+                }));
+                let (mut ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+                let echo = tokio::task::spawn_local(async move {
+                    let mut byte = [0];
+                    while theirs.read(&mut byte).await.unwrap() > 0 {
+                        theirs.write_all(&byte).await.unwrap();
+                    }
+                });
+                for _ in 0..10 {
+                    ours.write_all(b"x").await.unwrap();
+                    ours.read_exact(&mut [0]).await.unwrap();
+                }
+                drop(ours);
+                echo.await.unwrap();
+                assert!((10..100).contains(&polls.get()), "{} in ten round trips", polls.get());
+                busy.abort();
+            })
+            .await;
+    }
+
     #[tokio::test]
     async fn a_wake_from_another_thread_is_never_lost() {
         for _ in 0..200 {

@@ -87,3 +87,19 @@ async fn a_flood_of_hints_is_no_flood_at_the_client() {
     assert!((1..100).contains(&hints), "{hints}");
     assert_eq!(client.exact(2).await.unwrap(), b"ok");
 }
+
+/// An endpoint that sends nothing else is no endpoint, and keeps nobody waiting.
+#[tokio::test]
+async fn interim_responses_without_end_are_no_response() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H1, &[&endpoint]).await;
+    for (count, status) in [(1_000, "200"), (1_100, "502")] {
+        let mut client = fleet.h1().await;
+        client.get("/").await;
+        let mut upstream = endpoint.h1().await;
+        upstream.head().await;
+        upstream.write("HTTP/1.1 100 Continue\r\n\r\n".repeat(count)).await;
+        upstream.write("HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        assert_eq!(client.head().await.status(), status, "{count}");
+    }
+}
