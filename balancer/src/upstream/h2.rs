@@ -181,9 +181,6 @@ impl Connections {
     /// Lends a stream as soon as there is one: on a connection that has room again, or on a new one.
     pub(crate) async fn lend(self: &Rc<Self>, lend: &Lend<'_>, purpose: Purpose) -> Result<Slot, LendError> {
         let asked = Instant::now();
-        // Where there is one whose window stands, another is not waited for as long as for one that must be.
-        let has_other = self.open.borrow().iter().any(|connection| connection.has_room());
-        let limit = if has_other { lend.connect_limit().min(STANDING_WAIT) } else { lend.connect_limit() };
         let places = &lend.endpoint.state.places;
         let wait = async {
             let mut queued = None;
@@ -228,7 +225,17 @@ impl Connections {
                 changed.await;
             }
         };
-        match timeout(limit, wait).await {
+        let mut wait = std::pin::pin!(wait);
+        // Where there is one whose window stands, another is not waited for as long as for one that must be.
+        let limit = lend.connect_limit();
+        let at_first = limit.min(STANDING_WAIT);
+        if let Ok(result) = timeout(at_first, &mut wait).await {
+            return result;
+        }
+        if let Some(slot) = self.lend_where(purpose, |_| true) {
+            return Ok(slot);
+        }
+        match timeout(limit - at_first, wait).await {
             Ok(result) => result,
             Err(_) => self.lend_where(purpose, |_| true).ok_or(match self.usable() {
                 0 => LendError::Connect,
