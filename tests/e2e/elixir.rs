@@ -122,9 +122,13 @@ async fn cowboy_keeps_its_sessions_and_sees_aborts_as_resets() {
     // A drain: the WebSocket goes on, the session moves, and then the node may stop.
     let home = home.as_str().expect("a name").to_owned();
     let drain = node.api.drain("beam", &home, json!({ "pace": 0 })).await;
-    let moved = h2.get("/counter?sid=s1", &pin).await.expect("an answer");
+    // The gate closes first, and a moment later the worker has the table that says why.
+    let moved = eventually("the session moves", Duration::from_secs(10), async || {
+        let answer = h2.get("/counter?sid=s1", &pin).await.expect("an answer");
+        (answer.header("tidelock-affinity") == Some("moved:draining")).then_some(answer)
+    })
+    .await;
     assert_ne!(moved.json()["endpoint"], json!(home));
-    assert_eq!(moved.header("tidelock-affinity"), Some("moved:draining"));
     socket.echo("still here").await.expect("the WebSocket goes on");
     assert_eq!(node.api.get(&format!("/v1/drains/{drain}")).await["safe"], false);
     socket.close().await.expect("a clean close");
