@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::app::{CLOSE, blob, events, messages, send_h2};
-use super::network::Dice;
+use super::network::{Dice, GARBAGE};
 use crate::http1::Http1;
 
 /// What clients have seen.
@@ -77,10 +77,17 @@ impl Asked {
     /// Of a WebSocket that broke: what came is as it was sent, and a close behind it does not say that this was all.
     fn is_beginning(&self, received: &[u8]) -> bool {
         let closes = match received {
-            [before @ .., 0x88, 2, one, other] if [*one, *other] != CLOSE[2..] => self.expected.starts_with(before),
+            [before @ .., 0x88, 2, one, other] if [*one, *other] != CLOSE[2..] => self.begins(before),
             _ => false,
         };
-        closes || self.expected.starts_with(received)
+        closes || self.begins(received)
+    }
+
+    /// What a network puts in place of the rest (`Garbles`) may fall within a frame of cleartext HTTP/2, and is as good as any
+    /// bytes then: the balancer passes on what has come of a message.
+    fn begins(&self, received: &[u8]) -> bool {
+        let garbled = received.iter().rev().take(GARBAGE.len()).take_while(|byte| **byte == GARBAGE[0]).count();
+        self.expected.starts_with(received) || self.expected.starts_with(&received[..received.len() - garbled])
     }
 }
 

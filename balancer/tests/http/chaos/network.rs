@@ -45,6 +45,9 @@ enum Fate {
     Flips(usize),
 }
 
+/// What comes in place of the rest.
+pub(super) const GARBAGE: [u8; 32] = [0xff; 32];
+
 impl Fate {
     fn of(dice: &mut Dice, kind: Kind, is_from_app: bool) -> Fate {
         let after = [20, 500, 5_000, 60_000][dice.roll(4) as usize];
@@ -133,7 +136,7 @@ async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, fate: Fate, weat
                 std::future::pending::<()>().await;
             }
             Fate::Garbles(_) => {
-                let _ = to.write_all(&[0xff; 32]).await;
+                let _ = to.write_all(&GARBAGE).await;
                 return;
             }
             Fate::Passes | Fate::Slow(_) | Fate::Flips(_) => unreachable!("they pass all"),
