@@ -4,6 +4,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
@@ -35,11 +36,29 @@ impl Drop for Folder {
     }
 }
 
-/// A port that was free a moment ago, below the range from which the kernel takes ports for
-/// outgoing connections, so that it stays free until the process binds it.
+/// The first of a hundred ports that are this process's as long as it lives: tests run side by side, and a port that two of
+/// them find free would be bound by one.
+fn own_ports() -> u16 {
+    static OWN: OnceLock<(u16, File)> = OnceLock::new();
+    let claim = || {
+        let first = std::process::id() as u16 % 150;
+        for range in (first..150).chain(0..first) {
+            let path = std::env::temp_dir().join(format!("tidelock-e2e-ports-{range}"));
+            let file = File::options().create(true).write(true).truncate(false).open(path).expect("a file to lock");
+            if file.try_lock().is_ok() {
+                return (12_000 + range * 100, file);
+            }
+        }
+        panic!("no range of ports is free");
+    };
+    OWN.get_or_init(claim).0
+}
+
+/// A port that is free, below the range from which the kernel takes ports for outgoing connections, so that it stays free until
+/// the process binds it.
 pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let base = 12_000 + (std::process::id() % 150) as u16 * 100;
+    let base = own_ports();
     for _ in 0..100 {
         let port = base + NEXT.fetch_add(1, Ordering::Relaxed) % 100;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
