@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tidelock_balancer::{Balancer, Config, ListenAddress, ListenerConfig};
 
-use crate::fleet::{Endpoint, Fleet, H1, config};
+use crate::fleet::{Endpoint, Fleet, H1, H2c, config};
 use crate::frames::Peer;
 use crate::hpack::field;
 use crate::http1::Http1;
@@ -81,6 +81,28 @@ async fn a_connection_without_the_preamble_is_closed() {
     }
 }
 
+/// HAProxy and nginx send `host` and no `:authority` over HTTP/2: it is what they have translated, and taken where they are trusted.
+#[tokio::test]
+async fn a_host_without_authority_is_believed_of_trusted_proxies() {
+    for (trusted, expected) in [("127.0.0.0/8", "200"), ("10.0.0.0/8", "400")] {
+        let endpoint = Endpoint::listen("a").await;
+        let config = Config { trusted: vec![trusted.parse().unwrap()], ..config() };
+        let fleet = Fleet::serving(config, H2c, &[&endpoint]).await;
+        let mut proxy = fleet.h2().await;
+        let stream = proxy.take_stream();
+        let fields = [(":method", "GET"), (":scheme", "http"), (":path", "/"), ("host", "app.test")];
+        proxy.headers(stream, &fields, true).await;
+        if expected == "200" {
+            let mut upstream = endpoint.h2().await;
+            let request = upstream.expect_request().await;
+            assert_eq!(field(&request.fields, ":authority"), Some("app.test"));
+            assert_eq!(field(&request.fields, "host"), None);
+            upstream.respond(request.stream, "200", b"").await;
+        }
+        assert_eq!(proxy.response(stream).await.status(), expected);
+    }
+}
+
 #[tokio::test]
 async fn only_trusted_proxies_speak_for_others() {
     for (trusted, expected) in [(vec!["127.0.0.0/8"], "198.51.100.1, 127.0.0.1"), (vec!["10.0.0.0/8"], "127.0.0.1")] {
@@ -142,9 +164,7 @@ async fn a_socket_in_the_file_system_is_listened_on() {
     drop(upstream);
     let (_tables, seen) = tokio::sync::watch::channel(std::sync::Arc::new(tidelock_core::table::Table::empty()));
     let Err(taken) = Balancer::start(config, seen) else { panic!("two on one socket") };
-    assert_eq!(
-        taken.to_string(),
-        format!("cannot listen on unix:{}: Address already in use (os error 98)", path.display())
-    );
+    assert_eq!(taken.to_string(), format!("cannot listen on unix:{}", path.display()));
+    assert_eq!(std::error::Error::source(&taken).unwrap().to_string(), "Address already in use (os error 98)");
     drop(fleet);
 }
