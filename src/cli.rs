@@ -21,6 +21,7 @@ mod switchover;
 mod view;
 mod wait;
 
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -248,7 +249,8 @@ pub(crate) fn run() -> ExitCode {
             if closed == Some(std::io::ErrorKind::BrokenPipe) {
                 return ExitCode::SUCCESS;
             }
-            eprintln!("tidelock: {error:#}");
+            // Standard error may be gone; the exit code is what is left then.
+            let _ = writeln!(std::io::stderr(), "tidelock: {error:#}");
             match error.downcast_ref::<Failure>() {
                 Some(failure) => ExitCode::from(failure.exit_code()),
                 None => ExitCode::from(1),

@@ -18,7 +18,7 @@ use tidelock_core::retry::{Failure, Verdict, verdict};
 use tidelock_core::route::{NoRoute, Route};
 use tidelock_core::spec::Affinity;
 use tidelock_core::table::PoolTable;
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 pub(crate) use self::hold::Waiting;
 use crate::access::Access;
@@ -324,9 +324,10 @@ impl Exchange {
 
     /// What it waits before the next attempt: nobody has looked at several, and an endpoint that is asked at once refuses the
     /// next one for the same reason.
-    pub(crate) fn pause(&self) -> Option<Duration> {
-        let several = self.tries.attempts.checked_sub(3)?;
-        (self.tries.last == Some(Failure::Unprocessed)).then(|| PAUSE * 2_u32.pow(several))
+    pub(crate) fn pause(&self) -> Option<std::pin::Pin<Box<Sleep>>> {
+        let several = self.tries.attempts.checked_sub(3).filter(|_| self.was_unprocessed())?;
+        // As often as it is tried at all, so it stays short.
+        Some(Box::pin(sleep(PAUSE * 2_u32.pow(several))))
     }
 
     /// Whether an endpoint did not look at it the last time.

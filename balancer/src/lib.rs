@@ -83,7 +83,7 @@ pub struct Balancer {
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("cannot listen on {address}: {source}")]
+    #[error("cannot listen on {address}")]
     Bind { address: ListenAddress, source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),

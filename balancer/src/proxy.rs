@@ -77,7 +77,7 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, body: Received, interim: 
                     Verdict::Again => {
                         source.rewind();
                         if let Some(pause) = exchange.pause() {
-                            Box::pin(tokio::time::sleep(pause)).await;
+                            pause.await;
                         }
                     }
                     // Nothing was sent anywhere.

@@ -301,7 +301,11 @@ impl Endpoint {
         match &result {
             Ok(_) if self.backoff.succeeded() => info!(%endpoint, %address, "the endpoint can be reached again"),
             Ok(_) => {}
-            Err(error) if is_own_want(error) => debug!(%endpoint, %error, "this node cannot open a connection"),
+            Err(error) if is_own_want(error) => {
+                // Those who wait would have it tried again at once.
+                self.backoff.failed(random);
+                debug!(%endpoint, %error, "this node cannot open a connection");
+            }
             Err(error) => {
                 // Without another connection to it, it may come back as something else. The one that
                 // was not made has a place still.

@@ -117,6 +117,9 @@ pub(crate) async fn serve(mut exchange: Box<Exchange>, rest: Received, interim: 
                     let reason = exchange.reason();
                     return own(exchange.access, reason, rest);
                 }
+                if let Some(pause) = exchange.pause() {
+                    pause.await;
+                }
             }
         }
     }

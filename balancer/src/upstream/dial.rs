@@ -46,10 +46,10 @@ pub(crate) enum Wanted {
     Either,
 }
 
-/// Whether it is this node that lacks something: descriptors (its own or the machine's), ports, memory (errno(3) of Linux:
-/// ENOMEM, ENFILE, EMFILE, EADDRNOTAVAIL, ENOBUFS). It says nothing of the endpoint.
+/// Whether it is this node that lacks something: memory, descriptors (the machine's or its own), buffers (errno(3) of Linux:
+/// ENOMEM, ENFILE, EMFILE, ENOBUFS). It says nothing of the endpoint.
 pub(crate) fn is_own_want(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 99 | 105))
+    matches!(error.raw_os_error(), Some(12 | 23 | 24 | 105))
 }
 
 impl Dialer {
@@ -128,5 +128,19 @@ impl Tls {
             _ => return Err(io::Error::other("the endpoint does not agree to HTTP/2 (ALPN h2)")),
         };
         Ok((Socket::Tls(Box::new(stream.into())), spoken))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_node_lacks_is_told_from_what_an_endpoint_does() {
+        // EMFILE and ENFILE; ECONNREFUSED, ENETUNREACH, and EADDRNOTAVAIL, which an address of a family that is not there gives.
+        for (errno, is_own) in [(24, true), (23, true), (111, false), (101, false), (99, false)] {
+            assert_eq!(is_own_want(&io::Error::from_raw_os_error(errno)), is_own, "{errno}");
+        }
+        assert!(!is_own_want(&io::Error::from(io::ErrorKind::TimedOut)));
     }
 }

@@ -34,7 +34,7 @@ use crate::websocket::CLOSE_TIME;
 const MAX_CONNECTIONS: usize = 64;
 /// How long another connection is waited for beside one whose window stands.
 const STANDING_WAIT: Duration = Duration::from_millis(200);
-/// Sweeps after which a connection that was not used is one too many, beside the first: a minute.
+/// Sweeps after which a connection that was not used is one too many, beside another: a minute.
 const UNUSED_SWEEPS: u32 = 30;
 
 /// What connections are for. WebSockets have their own: they last, so that they would take the streams that requests need and
@@ -281,12 +281,14 @@ impl Connections {
 
     /// Takes old connections out of use, not all at once; and those that a busy time has left.
     pub(crate) fn sweep(&self, max_age: Duration) {
+        let mut is_other = false;
         for (nth, connection) in self.open.borrow().iter().enumerate() {
             let less = max_age / 10 * (nth as u32 % 8) / 8;
-            let is_surplus = connection.count_unused() >= UNUSED_SWEEPS && nth > 0;
+            let is_surplus = connection.count_unused() >= UNUSED_SWEEPS && is_other;
             if is_surplus || connection.opened.elapsed() > max_age - less {
                 connection.retire();
             }
+            is_other |= connection.is_usable();
         }
         // Who waits for a stream of one that takes no more has another made.
         self.changed.notify_waiters();

@@ -199,6 +199,13 @@ const TAKES_CONNECT: &[(u16, u32)] = &[(8, 1)];
 const UPGRADE: &str = "GET /socket HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
     sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\nsec-websocket-version: 13\r\n";
 
+/// A client that asks for a WebSocket.
+async fn asks(fleet: &Fleet) -> Http1 {
+    let mut h1 = fleet.h1().await;
+    h1.request(UPGRADE, "").await;
+    h1
+}
+
 /// The endpoint's side of an extended CONNECT, which it accepts.
 async fn connected(upstream: &mut Peer, path: &str) -> u32 {
     let (stream, fields, end) = upstream.expect_headers().await;
@@ -218,8 +225,7 @@ async fn connected(upstream: &mut Peer, path: &str) -> u32 {
 async fn an_endpoint_that_takes_websockets_on_streams_gets_them() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let mut h1 = fleet.h1().await;
-    h1.request(UPGRADE, "").await;
+    let mut h1 = asks(&fleet).await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
     let of_h1 = connected(&mut upstream, "/socket").await;
     let head = h1.head().await;
@@ -270,8 +276,7 @@ async fn an_endpoint_that_takes_websockets_on_streams_gets_them() {
 async fn an_endpoint_that_refuses_a_websocket_on_a_stream_is_heard() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let mut h1 = fleet.h1().await;
-    h1.request(UPGRADE, "").await;
+    let mut h1 = asks(&fleet).await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
     let (stream, _, _) = upstream.expect_headers().await;
     upstream.respond(stream, "403", b"no").await;
@@ -291,18 +296,13 @@ async fn an_endpoint_that_refuses_a_websocket_on_a_stream_is_heard() {
 async fn handshakes_that_an_endpoint_finds_malformed_are_spread() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let open = async || {
-        let mut h1 = fleet.h1().await;
-        h1.request(UPGRADE, "").await;
-        h1
-    };
-    let mut quiet = open().await;
+    let mut quiet = asks(&fleet).await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
     let stream = connected(&mut upstream, "/socket").await;
     assert_eq!(quiet.head().await.status(), "101");
     let mut refused = 0;
     while endpoint.nobody() {
-        let mut h1 = open().await;
+        let mut h1 = asks(&fleet).await;
         let next = tokio::time::timeout(Duration::from_millis(500), upstream.expect_headers()).await;
         let Ok((stream, ..)) = next else { break };
         upstream.reset(stream, crate::frames::PROTOCOL_ERROR).await;
@@ -320,8 +320,7 @@ async fn handshakes_that_an_endpoint_finds_malformed_are_spread() {
 async fn a_websocket_on_a_stream_closes_at_the_deadline() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let mut h1 = fleet.h1().await;
-    h1.request(UPGRADE, "").await;
+    let mut h1 = asks(&fleet).await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
     let stream = connected(&mut upstream, "/socket").await;
     assert_eq!(h1.head().await.status(), "101");
@@ -339,12 +338,7 @@ async fn a_websocket_on_a_stream_closes_at_the_deadline() {
 async fn the_connection_of_websockets_goes_with_a_drain_and_comes_back() {
     let endpoint = Endpoint::listen("a").await;
     let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
-    let open = async || {
-        let mut h1 = fleet.h1().await;
-        h1.request(UPGRADE, "").await;
-        h1
-    };
-    let mut h1 = open().await;
+    let mut h1 = asks(&fleet).await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
     let stream = connected(&mut upstream, "/socket").await;
     assert_eq!(h1.head().await.status(), "101");
@@ -356,11 +350,11 @@ async fn the_connection_of_websockets_goes_with_a_drain_and_comes_back() {
     drop(upstream);
 
     fleet.cancel_drain(&endpoint).await;
-    let mut first = open().await;
+    let mut first = asks(&fleet).await;
     let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
     connected(&mut upstream, "/socket").await;
     assert_eq!(first.head().await.status(), "101");
-    let mut second = open().await;
+    let mut second = asks(&fleet).await;
     connected(&mut upstream, "/socket").await;
     assert_eq!(second.head().await.status(), "101");
 }

@@ -109,6 +109,14 @@ async fn what_a_busy_time_has_left_is_closed() {
                 connections.sweep(day);
             }
             assert_eq!(connections.usable(), 1);
+            // One that takes no more is no other one.
+            connections.open.borrow()[0].retire();
+            let (connection, _task, _theirs) = connected().await;
+            connections.open.borrow_mut().push(connection);
+            for _ in 0..=UNUSED_SWEEPS {
+                connections.sweep(day);
+            }
+            assert_eq!(connections.usable(), 1);
         })
         .await;
 }

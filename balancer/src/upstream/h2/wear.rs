@@ -32,7 +32,10 @@ const INTRODUCTION: u32 = 8;
 /// Less of a connection's window is too little, where it may not come back: Cowboy gives back nothing for what its app did not
 /// read, and uploads and WebSockets of others would wait for ever. A half of what it is at first.
 const LOW_WINDOW: i64 = 32 * 1024;
-/// For how long a low window may stay as it is, before others are better off elsewhere: an app at Cowboy that takes its time
+/// Less than this, with something running, is a window that somebody may wait for. A quarter of what it is at first: endpoints
+/// give back what they have read when that is a half, or some more.
+const WAITING_WINDOW: i64 = 16 * 1024;
+/// For how long such a window may stay as it is, before others are better off elsewhere: an app at Cowboy that takes its time
 /// before it reads one upload holds up all others of the connection.
 const WINDOW_STANDS: Duration = Duration::from_millis(100);
 
@@ -92,7 +95,7 @@ impl Wear {
     pub(super) fn watch(&self, client: &Client) {
         let window = client.window();
         match self.low.get() {
-            _ if window >= LOW_WINDOW => self.low.set(None),
+            _ if window >= WAITING_WINDOW => self.low.set(None),
             Some((before, since)) if window <= before => self.low.set(Some((window, since))),
             _ => self.low.set(Some((window, Instant::now()))),
         }
