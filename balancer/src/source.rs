@@ -205,9 +205,34 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+    use crate::h1::body::{H1Received, Incoming};
+    use crate::h1::decode::{Chunk, Decoder};
+    use crate::h1::wire::Wire;
+    use crate::socket::{Socket, Stream};
 
     fn data(length: usize) -> Piece {
         Piece::Data(vec![0; length].into())
+    }
+
+    /// However many there are at once: others have their turns between.
+    #[tokio::test]
+    async fn chunks_of_a_byte_are_read_in_several_turns() {
+        let (ours, _theirs) = tokio::net::UnixStream::pair().unwrap();
+        let wire = Wire::new(Socket::Plain(Stream::Unix(ours)), &b"1\r\nx\r\n".repeat(150));
+        let incoming = Incoming::new(wire);
+        incoming.borrow_mut().body = Decoder::Chunked(Chunk::Size);
+        let mut source = Source::new(Received::H1(H1Received::new(&incoming)), 1_000);
+        let mut turns = Vec::new();
+        poll_fn(|cx| {
+            let mut pieces = 0;
+            while source.poll_piece(cx).is_ready() {
+                pieces += 1;
+            }
+            turns.push(pieces);
+            if turns.iter().sum::<usize>() == 150 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        assert_eq!(turns, [64, 64, 22]);
     }
 
     #[tokio::test(start_paused = true)]

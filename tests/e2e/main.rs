@@ -26,3 +26,4 @@ mod sessions;
 mod support;
 mod switchovers;
 mod upgrade;
+mod wants;

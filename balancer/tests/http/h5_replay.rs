@@ -175,6 +175,27 @@ async fn an_endpoint_that_goes_on_refusing_is_left() {
     upstream.quiet().await;
 }
 
+/// Nor is it asked again without end, or without a pause.
+#[tokio::test]
+async fn an_endpoint_that_refuses_everything_is_asked_eight_times_and_more_and_more_seldom() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let stream = client.request("POST", "/", &[], true).await;
+    let mut upstream = endpoint.h2().await;
+    let mut arrivals = Vec::new();
+    for _ in 0..8 {
+        let request = upstream.expect_request().await;
+        arrivals.push(std::time::Instant::now());
+        upstream.reset(request.stream, REFUSED_STREAM).await;
+    }
+    let response = client.response(stream).await;
+    assert_eq!((response.status(), response.field("tidelock-reason")), ("503", Some("refused")));
+    upstream.quiet().await;
+    let pauses: u128 = arrivals.windows(2).map(|two| (two[1] - two[0]).as_millis()).sum();
+    assert!(pauses >= 5 + 10 + 20 + 40 + 80, "{pauses} ms");
+}
+
 #[tokio::test]
 async fn a_body_that_was_not_kept_is_not_replayed() {
     let mut config = config();

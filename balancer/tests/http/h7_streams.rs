@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::fleet::{Endpoint, Fleet, H2c, config};
-use crate::frames::{Event, Peer};
+use crate::frames::{Event, Peer, REFUSED_STREAM};
 use crate::hpack::field;
 
 /// What is looked for comes at once, not when somebody gives up waiting.
@@ -292,4 +292,56 @@ async fn a_busy_cowboy_gets_no_more_frames_on_a_connection_than_it_bears() {
     let most = most_on_one("Cowboy").await;
     assert!((FRAMES_MAX / 2..FRAMES_MAX).contains(&most), "{most}");
     assert!(most_on_one("Other").await > FRAMES_MAX, "nobody else counts them");
+}
+
+/// Who has met the end of a connection takes the one that has carried least: those that began together end together.
+#[tokio::test]
+async fn a_second_attempt_takes_the_connection_that_has_carried_least() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let first = client.get("/first").await;
+    let mut old = Peer::endpoint(endpoint.accept().await, &[(3, 1)]).await;
+    let at = old.expect_request().await.stream;
+    old.ping().await;
+    let second = client.get("/second").await;
+    let mut young = Peer::endpoint(endpoint.accept().await, &[]).await;
+    let request = young.expect_request().await;
+    young.respond(request.stream, "204", b"").await;
+    client.response(second).await;
+    old.respond(at, "204", b"").await;
+    client.response(first).await;
+    for nth in 0..3 {
+        let stream = client.get("/more").await;
+        let request = old.expect_request().await;
+        if nth < 2 {
+            old.respond(request.stream, "204", b"").await;
+            client.response(stream).await;
+            continue;
+        }
+        old.reset(request.stream, REFUSED_STREAM).await;
+        let request = tokio::time::timeout(AT_ONCE, young.expect_request()).await.expect("the other connection");
+        young.respond(request.stream, "200", b"again").await;
+        assert_eq!(client.response(stream).await.whole(), ("200", &b"again"[..]));
+    }
+}
+
+/// Who waits for a stream is not left with a connection that takes no more: old ones are looked for every two seconds.
+#[tokio::test]
+async fn who_waits_hears_that_a_connection_is_too_old() {
+    let endpoint = Endpoint::listen("a").await;
+    let timeouts = json!({"connect_ms": 60_000, "connection_age_ms": 1_000});
+    let spec = json!({"protocol": "h2c", "limits": {"max_connections": 1}, "timeouts": timeouts});
+    let fleet = Fleet::with_pool(config(), serde_json::from_value(spec).unwrap(), &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    client.get("/long").await;
+    let mut old = Peer::endpoint(endpoint.accept().await, &[(3, 1)]).await;
+    old.expect_request().await;
+    old.ping().await;
+    let next = client.get("/next").await;
+    let mut young = endpoint.h2().await;
+    let request = young.expect_request().await;
+    young.respond(request.stream, "200", b"next").await;
+    assert_eq!(client.response(next).await.whole(), ("200", &b"next"[..]));
+    old.quiet().await;
 }

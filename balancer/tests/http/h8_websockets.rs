@@ -374,6 +374,31 @@ async fn an_endpoint_without_extended_connect_is_asked_once() {
     drop((client, upstream));
 }
 
+/// What counts is the connection that was made last, whatever one before it says at its end.
+#[tokio::test]
+async fn the_last_words_of_an_old_connection_are_not_how_an_endpoint_is() {
+    let endpoint = Endpoint::listen("a").await;
+    let fleet = Fleet::serving(config(), H2c, &[&endpoint]).await;
+    let mut client = fleet.h2().await;
+    let slow = client.get("/slow").await;
+    let mut old = endpoint.h2().await;
+    let at = old.expect_request().await.stream;
+    old.go_away(at, crate::frames::NO_ERROR).await;
+    old.ping().await;
+    client.get("/new").await;
+    let mut new = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    new.expect_request().await;
+    new.ping().await;
+    old.go_away(at, crate::frames::NO_ERROR).await;
+    old.ping().await;
+    let mut h1 = asks(&fleet).await;
+    let mut upstream = Peer::endpoint(endpoint.accept().await, TAKES_CONNECT).await;
+    connected(&mut upstream, "/socket").await;
+    assert_eq!(h1.head().await.status(), "101");
+    old.respond(at, "204", b"").await;
+    assert_eq!(client.response(slow).await.status(), "204");
+}
+
 /// The pool says for how long a WebSocket may be silent; the profile of a Phoenix app knows better.
 #[tokio::test]
 async fn a_silent_websocket_ends_in_the_pools_time_unless_its_app_is_known() {

@@ -131,3 +131,27 @@ fn who_waits_for_the_connections_window_is_woken() {
         assert_eq!(one.poll_capacity(cx), Poll::Ready(Ok(100)));
     });
 }
+
+/// A peer's frames have their turns, too: small ones cost as much as large ones, and a read brings thousands.
+#[test]
+fn thousands_of_frames_are_several_turns() {
+    run(async {
+        let (ours, mut theirs) = duplex(1 << 20);
+        let (client, mut connection) = Client::begin(ours, config());
+        let mut bytes = Vec::new();
+        frame::put_settings(&mut bytes, &[]);
+        for _ in 0..3_500 {
+            frame::put_word(&mut bytes, kind::WINDOW_UPDATE, 0, 1);
+        }
+        theirs.write_all(&bytes).await.unwrap();
+        let mut grown = Vec::new();
+        poll_fn(|cx| {
+            assert!(connection.poll_read(cx).is_pending());
+            grown.push(client.window() - 65_535);
+            if client.window() == 65_535 + 3_500 { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+        // The SETTINGS were one.
+        assert_eq!(grown, [999, 1_999, 2_999, 3_500]);
+    });
+}

@@ -81,6 +81,25 @@ async fn quiet_streams_are_kept_alive_and_a_dead_endpoint_is_noticed() {
         .await;
 }
 
+/// It may have much to say before its PONG.
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_says_something_is_there() {
+    let busy = LocalSet::new();
+    busy.run_until(async {
+        let (connection, task, mut theirs) = connected().await;
+        connection.streams.set(1);
+        for _ in 0..5 {
+            assert_eq!(frame(&mut theirs).await.unwrap().0, PING);
+            tokio::time::sleep(PONG_WITHIN / 2).await;
+            // An empty SETTINGS stands for what it says.
+            theirs.write_all(&[0, 0, 0, 4, 0, 0, 0, 0, 0]).await.unwrap();
+            tokio::time::sleep(PONG_WITHIN).await;
+            assert!(!task.is_finished());
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_a_busy_time_has_left_is_closed() {
     let resting = LocalSet::new();
