@@ -130,7 +130,7 @@ impl Protocol {
 #[serde(deny_unknown_fields, default)]
 pub struct EndpointLimits {
     /// Connections, idle ones included. Each worker may have one whatever the others hold, so that
-    /// none starves. WebSockets over HTTP/1.1 count, as each has a connection.
+    /// none starves, and one that its WebSockets share over HTTP/2. Those over HTTP/1.1 count, as each has a connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<NonZeroU32>,
     /// Requests in flight; a WebSocket is one for as long as it is open.
